@@ -1,0 +1,1 @@
+"""Targets: which device a model is compiled for, and the fingerprint of this machine."""

@@ -1,0 +1,219 @@
+"""What the ONNX standard says of an operator: schema, attribute defaults, types of outputs.
+
+The only file of ``kopt.ir`` that imports onnx. Operators outside the standard (``com.kopt``, ``com.microsoft``) register
+a type rule with ``@type_rule``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from kopt.errors import InvalidModelError
+from kopt.ir.constant import Constant
+from kopt.ir.graph import Attr, Graph, Node, Value
+from kopt.ir.types import DType, OptionalType, SequenceType, TensorType, Type
+
+CANONICAL_OPSET = 28
+"""The ai.onnx version every node of a Graph follows; ``kopt.frontend.upgrade`` brings older models there."""
+
+DOMAIN_VERSIONS = {"": CANONICAL_OPSET, "ai.onnx.ml": 5, "ai.onnx.preview": 1, "ai.onnx.preview.training": 1, "com.microsoft": 1, "com.kopt": 1}
+
+TypeRule: TypeAlias = Callable[[Node, Sequence[Type | None], Mapping[int, np.ndarray]], Sequence[Type]]
+_TYPE_RULES: dict[tuple[str, str], TypeRule] = {}
+
+
+def type_rule(domain: str, *ops: str) -> Callable[[TypeRule], TypeRule]:
+    """Register how the output types of operators without an ONNX schema follow from their inputs.
+
+    The rule gets the node, the input types, and the values of those inputs that are small constants, by position.
+    """
+
+    def register(rule: TypeRule) -> TypeRule:
+        for op in ops:
+            _TYPE_RULES[domain, op] = rule
+        return rule
+
+    return register
+
+
+@lru_cache(maxsize=4096)
+def schema(op: str, domain: str = "", version: int | None = None) -> onnx.defs.OpSchema | None:
+    """The schema in force at ``version`` of ``domain`` (default: the canonical one), or None when there is none."""
+    try:
+        return onnx.defs.get_schema(op, version or DOMAIN_VERSIONS.get(domain, 1), domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def default_attrs(op: str, domain: str = "") -> dict[str, Attr]:
+    """The attributes that have a default in the canonical schema."""
+    return dict(_default_attrs(op, domain))
+
+
+@lru_cache(maxsize=4096)
+def _default_attrs(op: str, domain: str) -> tuple[tuple[str, Attr], ...]:
+    found = schema(op, domain)
+    if found is None:
+        return ()
+    defaults = ((name, attr.default_value) for name, attr in found.attributes.items())
+    return tuple((name, attr_from_proto(value)) for name, value in defaults if value.type != onnx.AttributeProto.UNDEFINED)
+
+
+def attr_from_proto(proto: onnx.AttributeProto) -> Attr:
+    """An attribute without graphs: numbers, text (str where it is UTF-8), tensors as Constant, types."""
+    value = helper.get_attribute_value(proto)
+    if isinstance(value, bytes):
+        return _text(value)
+    if isinstance(value, onnx.TensorProto):
+        return Constant.of(numpy_helper.to_array(value))
+    if isinstance(value, onnx.TypeProto):
+        return type_from_proto(value)
+    if proto.type in (onnx.AttributeProto.STRINGS, onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):
+        return tuple(_text(item) if isinstance(item, bytes) else item for item in value)
+    if proto.type == onnx.AttributeProto.TENSORS:
+        return tuple(Constant.of(numpy_helper.to_array(item)) for item in value)
+    if proto.type == onnx.AttributeProto.TYPE_PROTOS:
+        return tuple(type_from_proto(item) for item in value)
+    return value  # type: ignore[no-any-return]
+
+
+def _text(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def attr_to_proto(name: str, value: Attr) -> onnx.AttributeProto:
+    """The ONNX form of an attribute without graphs.
+
+    Raises:
+        TypeError: the value is or holds a Graph.
+    """
+    if isinstance(value, Constant):
+        return helper.make_attribute(name, tensor_proto(value.array()))
+    if isinstance(value, TensorType | SequenceType | OptionalType):
+        return helper.make_attribute(name, type_to_proto(value))
+    if isinstance(value, Graph):
+        raise TypeError(f"attribute '{name}' is a graph")
+    if isinstance(value, tuple):
+        if not value:  # an empty list carries no type; ints is what every empty list of the standard is
+            return helper.make_attribute(name, [], attr_type=onnx.AttributeProto.INTS)
+        if isinstance(value[0], Constant):
+            return helper.make_attribute(name, [tensor_proto(item.array()) for item in value if isinstance(item, Constant)])
+        return helper.make_attribute(name, list(value))
+    return helper.make_attribute(name, value)
+
+
+def tensor_proto(array: np.ndarray, name: str = "") -> onnx.TensorProto:
+    """``array`` as a TensorProto; sub-byte element types are packed."""
+    if array.dtype == object:
+        proto = onnx.TensorProto(name=name, data_type=onnx.TensorProto.STRING, dims=array.shape)
+        proto.string_data.extend(item if isinstance(item, bytes) else str(item).encode() for item in array.ravel().tolist())
+        return proto
+    return numpy_helper.from_array(array, name)
+
+
+def type_from_proto(proto: onnx.TypeProto) -> Type:
+    """kopt's type for an ONNX one; unnamed dimensions become "?" (the loader gives them numbers).
+
+    Raises:
+        InvalidModelError: a kind of type or element that ONNX does not define, or a negative dimension.
+    """
+    kind = proto.WhichOneof("value")
+    if kind == "sequence_type":
+        return SequenceType(type_from_proto(proto.sequence_type.elem_type))
+    if kind == "optional_type":
+        return OptionalType(type_from_proto(proto.optional_type.elem_type))
+    if kind != "tensor_type":
+        raise InvalidModelError(f"values of type {kind or 'undefined'} are not supported", next_step="use a tensor, a sequence or an optional")
+    tensor = proto.tensor_type
+    try:
+        dtype = DType.from_onnx(tensor.elem_type)
+    except KeyError:
+        raise InvalidModelError(f"element type {tensor.elem_type} does not exist", next_step="see onnx.TensorProto.DataType") from None
+    if not tensor.HasField("shape"):
+        return TensorType(dtype, None)
+    dims: list[int | str] = []
+    for dim in tensor.shape.dim:
+        if dim.WhichOneof("value") == "dim_value":
+            if dim.dim_value < 0:
+                raise InvalidModelError(f"dimension {dim.dim_value} is negative", next_step="use a name for an unknown dimension")
+            dims.append(dim.dim_value)
+        else:
+            dims.append(dim.dim_param or "?")
+    return TensorType(dtype, tuple(dims))
+
+
+def type_to_proto(type_: Type) -> onnx.TypeProto:
+    """The ONNX form of a type; dimensions named "?..." become unknown."""
+    if isinstance(type_, SequenceType):
+        return helper.make_sequence_type_proto(type_to_proto(type_.element))
+    if isinstance(type_, OptionalType):
+        return helper.make_optional_type_proto(type_to_proto(type_.element))
+    shape = None
+    if type_.shape is not None:
+        shape = [None if isinstance(dim, str) and dim.startswith("?") else dim for dim in type_.shape]
+    return helper.make_tensor_type_proto(type_.dtype.onnx, shape)
+
+
+MAX_DATA_ELEMENTS = 4096
+"""Constants up to this many elements are shown to type inference: shapes, axes, pads, k."""
+
+
+def infer_node(node: Node, constants: Mapping[int, np.ndarray] | None = None) -> tuple[Type, ...]:
+    """Output types of a node, from its input types and the values of its small constant inputs (by position).
+
+    Raises:
+        InvalidModelError: types contradict the operator's schema.
+        KeyError: an operator with neither a schema nor a type rule.
+    """
+    constants = constants or {}
+    rule = _TYPE_RULES.get((node.domain, node.op))
+    if rule is not None:
+        return tuple(rule(node, [None if value is None else value.type for value in node.inputs], constants))
+    found = schema(node.op, node.domain)
+    if found is None:
+        raise KeyError(node.qualified_op)
+    proto = helper.make_node(
+        node.op, [f"i{k}" if value is not None else "" for k, value in enumerate(node.inputs)], [f"o{k}" for k in range(len(node.outputs))]
+    )
+    proto.domain = node.domain
+    proto.attribute.extend(attr_to_proto(name, value) for name, value in node.attrs.items() if not _holds_graph(value))
+    types = {f"i{k}": type_to_proto(value.type) for k, value in enumerate(node.inputs) if value is not None}
+    data = {f"i{k}": tensor_proto(array, f"i{k}") for k, array in constants.items() if array.size <= MAX_DATA_ELEMENTS}
+    imports = [helper.make_opsetid(domain, version) for domain, version in DOMAIN_VERSIONS.items() if domain != "com.kopt"]
+    try:
+        result = onnx.shape_inference.infer_node_outputs(found, proto, types, data, opset_imports=imports)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
+        detail = str(error).strip().splitlines()[0].removeprefix("[ShapeInferenceError] ")
+        shapes = ", ".join("-" if value is None else str(value.type) for value in node.inputs)
+        raise InvalidModelError(
+            f"{node.qualified_op} does not accept ({shapes}): {detail}", where=node.loc, next_step="see the operator's ONNX specification"
+        ) from error
+    return tuple(type_from_proto(result[f"o{k}"]) if f"o{k}" in result else TensorType(DType.F32, None) for k in range(len(node.outputs)))
+
+
+def _holds_graph(value: Attr) -> bool:
+    return isinstance(value, Graph) or (isinstance(value, tuple) and any(isinstance(item, Graph) for item in value))
+
+
+def node_constants(graph: Graph, node: Node) -> dict[int, np.ndarray]:
+    """The small constant inputs of a node, by position, as ``infer_node`` wants them."""
+    found: dict[int, np.ndarray] = {}
+    for index, value in enumerate(node.inputs):
+        constant = None if value is None else graph.constants.get(value)
+        if constant is not None and constant.type.size <= MAX_DATA_ELEMENTS:
+            found[index] = constant.array()
+    return found
+
+
+def with_outputs(node: Node, types: Sequence[Type]) -> Node:
+    """The node with fresh output values of the given types under the same names."""
+    return node.replace(outputs=tuple(None if old is None else Value(old.name, new) for old, new in zip(node.outputs, types, strict=True)))

@@ -1,0 +1,119 @@
+"""What a backend is: six methods in one file, importing one compiler.
+
+``lower`` turns a fully static graph into the compiler's language, ``compile`` into an Executable, which an artifact stores
+as blobs and ``load`` brings back in another process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from kopt.errors import Location, UsageError
+from kopt.hardware import Target
+from kopt.ir.graph import Graph
+from kopt.ir.types import TensorType
+
+BACKENDS = {
+    "reference": "kopt.targets.reference:ReferenceBackend",
+    "xla": "kopt.targets.xla:XlaBackend",
+}
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether a backend can compile a graph, and the nodes that stand in the way."""
+
+    unsupported: tuple[tuple[str, Location, str], ...] = ()  # (op, where, reason)
+
+    def __bool__(self) -> bool:
+        return not self.unsupported
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names and types of inputs and outputs, in graph order."""
+
+    inputs: tuple[tuple[str, TensorType], ...]
+    outputs: tuple[tuple[str, TensorType], ...]
+
+    @classmethod
+    def of(cls, graph: Graph) -> Signature:
+        """The signature of a graph whose inputs and outputs are tensors."""
+        return cls(tuple((v.name, v.tensor) for v in graph.inputs), tuple((v.name, v.tensor) for v in graph.outputs))
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A graph in a compiler's own language.
+
+    Attributes:
+        graph: what was lowered; all types static.
+        dialect: "stablehlo", "relax" or "onnx".
+        text: for people (`kopt inspect --stage lowered`).
+        weights: the arrays the program takes as arguments before its inputs, by name.
+        module: the backend's own handle.
+    """
+
+    graph: Graph
+    target: Target
+    dialect: str
+    text: str
+    weights: Mapping[str, np.ndarray]
+    module: Any = field(repr=False)
+
+
+class Executable(Protocol):
+    """A compiled program with its weights bound; thread-safe."""
+
+    signature: Signature
+
+    def __call__(self, inputs: Sequence[Any]) -> Sequence[Any]:
+        """Run on device-ready or numpy inputs, in signature order; returns the backend's arrays (finished)."""
+        ...
+
+    def save(self) -> tuple[bytes, Mapping[str, np.ndarray]]:
+        """The native code, and the weights it takes in order."""
+        ...
+
+
+class Backend(Protocol):
+    """A compiler."""
+
+    name: ClassVar[str]
+
+    def version(self) -> str:
+        """Version of the compiler, part of every cache key."""
+        ...
+
+    def supports(self, graph: Graph, target: Target) -> Support:
+        """Whether every node can be compiled."""
+        ...
+
+    def lower(self, graph: Graph, target: Target, options: Mapping[str, Any] | None = None) -> Lowered:
+        """The graph in the compiler's language."""
+        ...
+
+    def compile(self, lowered: Lowered) -> Executable:
+        """Native code, ready to run."""
+        ...
+
+    def load(self, code: bytes, weights: Mapping[str, np.ndarray], signature: Signature, target: Target) -> Executable:
+        """Native code from an artifact; the caller has checked its hash."""
+        ...
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name; imports its compiler.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"unknown backend '{name}'", next_step=f"choose one of: {', '.join(BACKENDS)}")
+    module, _, attribute = BACKENDS[name].partition(":")
+    return import_module(module).__getattribute__(attribute)()  # type: ignore[no-any-return]
