@@ -217,3 +217,6 @@ def node_constants(graph: Graph, node: Node) -> dict[int, np.ndarray]:
 def with_outputs(node: Node, types: Sequence[Type]) -> Node:
     """The node with fresh output values of the given types under the same names."""
     return node.replace(outputs=tuple(None if old is None else Value(old.name, new) for old, new in zip(node.outputs, types, strict=True)))
+
+
+from kopt.ir import nhwc_types as _nhwc_types  # noqa: E402, F401  (its type rules register themselves, and need the above)
