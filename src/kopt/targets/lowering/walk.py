@@ -1,0 +1,142 @@
+"""Runs a graph as JAX: one lowering per node, in order, under the user's node names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import jax
+import numpy as np
+
+from kopt.errors import DynamicShapeError, KoptError, UnsupportedModelError
+from kopt.ir.graph import Graph, Node, Value
+from kopt.targets.lowering.registry import Array, Lowering, LoweringContext, lowering_of
+
+_FAMILIES = (
+    "activation",
+    "attention",
+    "cast",
+    "control",
+    "conv",
+    "elementwise",
+    "image",
+    "index",
+    "loss",
+    "matmul",
+    "mixed",
+    "normalization",
+    "pool",
+    "quant",
+    "random",
+    "recurrent",
+    "reduce",
+    "shape",
+    "signal",
+)
+
+
+@lru_cache(maxsize=1)
+def load_lowerings() -> None:
+    """Import every family so that its lowerings are registered."""
+    for family in _FAMILIES:
+        import_module(f"kopt.targets.lowering.{family}")
+
+
+def run_graph(
+    graph: Graph,
+    inputs: Sequence[Array],
+    *,
+    weights: Mapping[Value, Array] | None = None,
+    captures: Mapping[Value, Array] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Array, ...]:
+    """The graph's outputs for ``inputs`` (arrays or tracers, in order).
+
+    Args:
+        graph: static types; bodies of control flow included.
+        inputs: one array per graph input.
+        weights: arrays that stand for constants of the graph; the other constants are embedded.
+        captures: arrays of the values a body reads from enclosing graphs.
+        options: knobs handed to every lowering.
+
+    Raises:
+        UnsupportedModelError: nodes without a lowering, all of them listed.
+        DynamicShapeError: an input that decides shapes is not known while compiling.
+    """
+    load_lowerings()
+    require_lowerings(graph)
+    env: dict[Value, Array] = {value: constant.array() for value, constant in graph.constants.items() if value not in (weights or {})}
+    env.update(weights or {})
+    env.update(captures or {})
+    env.update(zip(graph.inputs, inputs, strict=True))
+    settings = dict(options or {})
+    for node in graph.nodes:
+        _run_node(node, env, settings)
+    return tuple(env[value] for value in graph.outputs)
+
+
+def require_lowerings(graph: Graph) -> None:
+    """Check that every node has a lowering.
+
+    Raises:
+        UnsupportedModelError: listing every node that has none.
+    """
+    missing = unsupported_nodes(graph)
+    if missing:
+        raise UnsupportedModelError([(node.qualified_op, node.loc) for node in missing], backend="xla")
+
+
+def unsupported_nodes(graph: Graph) -> list[Node]:
+    """The nodes without a lowering, bodies of control flow included."""
+    load_lowerings()
+    return [node for _, node in graph.walk() if lowering_of(node) is None]
+
+
+def _run_node(node: Node, env: dict[Value, Array], options: Mapping[str, Any]) -> None:
+    lowering = lowering_of(node)
+    if lowering is None:
+        raise UnsupportedModelError([(node.qualified_op, node.loc)], backend="xla")
+    args = [None if value is None else env[value] for value in node.inputs]
+    _require_static(node, lowering, args)
+
+    def evaluate(body: Graph, inputs: Sequence[Array], captures: Mapping[Any, Array]) -> tuple[Array, ...]:
+        return run_graph(body, inputs, captures=captures, options=options)
+
+    captures = {value: env[value] for body in node.subgraphs() for value in body.captures}
+    context = LoweringContext(node, evaluate, captures, options)
+    try:
+        with jax.named_scope(_scope(node.name)):
+            results = lowering.function(context, *args)
+    except (TypeError, ValueError, IndexError, KeyError, ZeroDivisionError, OverflowError) as error:
+        raise _located(node, args, error) from error
+    outputs = results if isinstance(results, tuple | list) else (results,)
+    env.update((value, result) for value, result in zip(node.outputs, outputs, strict=False) if value is not None)
+
+
+def _scope(name: str) -> str:
+    """A node name as XLA metadata takes it."""
+    return name.replace("/", ".").strip(".") or "node"
+
+
+def _require_static(node: Node, lowering: Lowering, args: Sequence[Any]) -> None:
+    positions = range(len(args)) if -1 in lowering.static else lowering.static
+    for index in positions:
+        if index < len(args) and args[index] is not None and not isinstance(args[index], np.ndarray | np.generic):
+            value = node.inputs[index]
+            raise DynamicShapeError(
+                f"input {index} ('{value.name if value else ''}') of {node.qualified_op} decides shapes but is only known at run time",
+                where=node.loc,
+                next_step="make it a constant of the model, or feed it as a graph input",
+            )
+
+
+def _located(node: Node, args: Sequence[Any], error: Exception) -> KoptError:
+    shapes = ", ".join(
+        "-" if arg is None else f"{np.dtype(arg.dtype).name}{list(arg.shape)}" for arg in args if hasattr(arg, "dtype") or arg is None
+    )
+    detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UnsupportedModelError(
+        [(node.qualified_op, node.loc)], backend="xla", reasons=[f"cannot lower ({shapes}): {type(error).__name__}: {detail}"]
+    )
