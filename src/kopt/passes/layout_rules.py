@@ -386,23 +386,29 @@ def reshape(sweep: Sweep, node: Node) -> bool:
     """Reshape(T(x))  ==>  T'(Reshape(x)), where the axes that are merged or split lie together in x.
 
     [N,H,W,C] held for [N,C,H,W] to [N,C,H*W] gives [N,H*W,C]; to [N,C] from H = W = 1 gives [N,C] without a transpose.
-    Where they do not lie together, one Transpose brings them there: the cheapest order ends with the axis x ends with.
+    Where they do not lie together, one Transpose brings them there, in the order that is channels-last again after a
+    convolution, and otherwise the one that keeps what x ends with at the end.
     """
     found = _held(sweep, node)
     if found is None or prod(node.output.shape) == 0:
         return False
     source, held, perm = found
-    groups = axis_groups(source.shape, node.output.shape)
+    shape = node.output.shape
+    groups = axis_groups(source.shape, shape)
     groups.sort(key=lambda group: perm.index(group[0][-1]))
-    order = [axis for before, _ in groups for axis in before]
-    units = [axis for axis, dim in enumerate(source.shape) if dim == 1]
-    wanted = identity(len(perm)) if order == sorted(order) else (*units, *order)
-    if order != [axis for axis in perm if source.shape[axis] != 1]:
-        held = sweep.request(source, wanted)
-    out = _with_units([axis for _, after in groups for axis in after], node.output.shape)
-    shape = tuple(node.output.shape[axis] for axis in out)
-    sweep.emit("Reshape", (held, sweep.ints(shape, "shape")), sweep.output(node.output, out))
+    if _axes(groups) != [axis for axis in perm if source.shape[axis] != 1]:
+        if sweep.is_made_moved(source) and len(shape) > 2:
+            groups.sort(key=lambda group: to_nhwc(len(shape)).index(group[1][0]))
+        order = _axes(groups)
+        units = [axis for axis, dim in enumerate(source.shape) if dim == 1]
+        held = sweep.request(source, identity(len(perm)) if order == sorted(order) else (*units, *order))
+    out = _with_units([axis for _, after in groups for axis in after], shape)
+    sweep.emit("Reshape", (held, sweep.ints([shape[axis] for axis in out], "shape")), sweep.output(node.output, out))
     return True
+
+
+def _axes(groups: Sequence[tuple[list[int], list[int]]]) -> list[int]:
+    return [axis for before, _ in groups for axis in before]
 
 
 def axis_groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:

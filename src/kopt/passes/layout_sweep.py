@@ -86,6 +86,12 @@ class Sweep:
         """The permutation of ``form``."""
         return self.form(value)[1]
 
+    def is_made_moved(self, value: Value) -> bool:
+        """Whether ``value`` or what it is a view of was made in another layout than the user's, as after a convolution."""
+        root = self._views.get(value, (value, ()))[0]
+        natural = tuple(range(len(root.shape)))
+        return next(iter(self._forms.get(root, ())), natural) != natural
+
     def is_free(self, value: Value, perm: Perm) -> bool:
         """Whether ``request(value, perm)`` would move no element at run time."""
         if self.is_constant(value):
@@ -185,8 +191,8 @@ class Sweep:
 
     def pin(self, value: Value) -> None:
         """Make sure that ``value`` itself exists, for graph outputs and bodies that capture it."""
-        held = self.request(value)
-        if held is not value and value not in self._made:
+        held = self.plain(value)
+        if held is not None and held is not value and value not in self._made:
             self.emit("Identity", (held,), value)
 
     def emit(self, op: str, inputs: tuple[Value | None, ...], output: Value, attrs: dict[str, Attr] | None = None) -> None:
