@@ -2,7 +2,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from support.plain_onnx import random_inputs, run_plain, run_reference
 
 from kopt.errors import Location
 from kopt.ir.builder import Builder
@@ -12,6 +11,7 @@ from kopt.ir.types import DType, TensorType
 from kopt.passes.base import PassContext
 from kopt.passes.layout import LayoutNhwc
 from kopt.passes.layout_rules import axis_groups
+from support.plain_onnx import random_inputs, run_plain, run_reference
 
 
 class Net(Builder):
@@ -30,7 +30,7 @@ class Net(Builder):
     def ints(self, *values):
         return self.constant(np.asarray(values, np.int64), "i")
 
-    def conv(self, x, out, kernel=1, stride=1, group=1, pads=None, bias=True):
+    def conv(self, x, out, kernel=1, *, stride=1, group=1, pads=None, bias=True):
         dims = len(x.shape) - 2
         pad = kernel // 2
         w = self.weight(out, x.shape[1] // group, *[kernel] * dims)
@@ -157,9 +157,9 @@ def test_image_models_keep_one_transpose_at_their_input(batch):
         assert count(after, "ConvNhwc") == count(build(batch), "Conv")
 
 
-def test_a_vision_transformer_keeps_those_of_its_heads(rng_batches=(1, 2)):
-    for batch in rng_batches:
-        check(vit(batch), transposes=1 + 2 * 4)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_vision_transformer_keeps_those_of_its_heads(batch):
+    check(vit(batch), transposes=1 + 2 * 4)
 
 
 def test_a_graph_without_convolutions_is_returned():
