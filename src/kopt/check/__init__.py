@@ -1,0 +1,1 @@
+"""The latency gate: budgets, paired comparison, verdicts and their outputs."""
