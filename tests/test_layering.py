@@ -1,0 +1,137 @@
+"""Imports point down the ranks, each compiler is imported in its own backend only, and nothing imports in a circle."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+
+import pytest
+
+from support.source import ROOT, Module, modules
+
+RANKS = {
+    "errors": 0,
+    "hardware": 1,
+    "ir": 1,
+    "measure": 1,
+    "space": 1,
+    "frontend": 2,
+    "passes": 2,
+    "trial": 2,
+    "targets": 3,
+    "peers": 4,
+    "report": 4,
+    "artifact": 5,
+    "autotune": 5,
+    "recovery": 5,
+    "specialize": 5,
+    "session": 6,
+    "check": 7,
+    "compiler": 7,
+    "cli": 8,
+}
+
+# Which modules may import which third-party packages; a package that is not named here may be imported by none.
+ANYWHERE = {"numpy", "ml_dtypes"}
+THIRD_PARTY = {
+    "jax": ("kopt.targets.xla", "kopt.targets.mlir", "kopt.targets.lowering", "kopt.targets.kernels", "kopt.recovery"),
+    "jaxlib": ("kopt.targets.xla", "kopt.targets.mlir"),
+    "onnx": ("kopt.ir.spec", "kopt.frontend", "kopt.targets.reference"),
+    "onnx_ir": ("kopt.frontend",),
+    "onnxruntime": ("kopt.peers", "kopt.targets.onnxruntime"),
+    "openvino": ("kopt.peers",),
+    "tvm": ("kopt.targets.tvm", "kopt.targets.kernels"),
+    "jax_tvm_ffi": ("kopt.targets.xla", "kopt.targets.kernels"),
+    "platformdirs": ("kopt.session", "kopt.artifact", "kopt.autotune", "kopt.specialize"),
+    "psutil": ("kopt.hardware", "kopt.measure", "kopt.report", "kopt.compiler", "kopt.peers", "kopt.cli"),
+    "rich": ("kopt.cli", "kopt.report"),
+    "safetensors": ("kopt.artifact", "kopt.session"),
+    "typer": ("kopt.cli",),
+}
+BACKENDS = {"reference", "onnxruntime", "xla", "tvm", "mlir"}
+
+
+def area(name: str) -> str:
+    """The file or package below ``kopt`` that a module belongs to; "" for ``kopt`` itself."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def backend_of(name: str) -> str | None:
+    """The backend that a module of ``kopt.targets`` belongs to (``xla_split`` belongs to ``xla``)."""
+    parts = name.split(".")
+    head = parts[2].split("_")[0] if len(parts) > 2 and parts[1] == "targets" else ""
+    return head if head in BACKENDS else None
+
+
+def in_areas(name: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a module is one of ``prefixes``, lies below one, or extends its name (``kopt.targets.xla_split``)."""
+    return any(name == prefix or name.startswith((prefix + ".", prefix + "_")) for prefix in prefixes)
+
+
+def all_modules() -> list[pytest.param]:
+    return [pytest.param(module, id=module.name) for module in modules()]
+
+
+@pytest.mark.parametrize("module", all_modules())
+def test_imports_point_down_the_ranks(module: Module) -> None:
+    own = area(module.name)
+    if not own:
+        return  # the package itself only forwards
+    assert own in RANKS, f"kopt.{own} has no rank: give it one in this test and in docs/architecture.md"
+    wrong = [
+        f"{module.where(node)} imports {name}"
+        for name, node in module.imports()
+        if name.split(".")[0] == "kopt" and area(name) != own and (not area(name) or RANKS.get(area(name), 99) >= RANKS[own])
+    ]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("module", all_modules())
+def test_third_party_packages_stay_in_their_places(module: Module) -> None:
+    wrong = []
+    for name, node in module.imports():
+        package = name.split(".")[0]
+        if package == "kopt" or package in ANYWHERE or package in sys.stdlib_module_names:
+            continue
+        if not in_areas(module.name, THIRD_PARTY.get(package, ())):
+            wrong.append(f"{module.where(node)} imports {package}")
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in modules() if module.name.startswith("kopt.targets")], ids=lambda module: module.name
+)
+def test_backends_never_import_each_other(module: Module) -> None:
+    own = backend_of(module.name)
+    wrong = [
+        f"{module.where(node)} imports {name}"
+        for name, node in module.imports()
+        if name.startswith("kopt.targets") and backend_of(name) not in (None, own)
+    ]
+    assert not wrong, wrong
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    edges = {module.name: sorted({name for name in module.imports_when_loaded() if name != module.name}) for module in modules()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"circular import: {' -> '.join((*path[path.index(name) :], name))}"
+        if name in done:
+            return
+        for target in edges.get(name, ()):
+            visit(target, (*path, name))
+        done.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+def test_every_third_party_import_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = project["dependencies"] + [one for extra in project["optional-dependencies"].values() for one in extra]
+    declared = {one.replace("-", "_").lower().split(">")[0].split("[")[0].split("=")[0].strip() for one in requirements}
+    used = {name.split(".")[0] for module in modules() for name, _ in module.imports()}
+    undeclared = used - declared - {"kopt"} - set(sys.stdlib_module_names) - {"tvm", "jax_tvm_ffi"}
+    assert not undeclared, undeclared
