@@ -1,1 +1,1 @@
-""""""
+"""ONNX in and out: reading, upgrading to the newest operator forms, exporting."""

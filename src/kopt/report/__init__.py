@@ -1,1 +1,1 @@
-""""""
+"""What a compilation measured, for people and for programs."""

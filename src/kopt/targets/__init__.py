@@ -1,1 +1,1 @@
-""""""
+"""Backends: compilers that turn a graph into native code."""

@@ -1,1 +1,1 @@
-""""""
+"""Passes that recognise patterns and replace them by fused operators."""

@@ -1,1 +1,1 @@
-""""""
+"""One JAX function per ONNX operator."""
