@@ -48,6 +48,8 @@ THIRD_PARTY = {
     "safetensors": ("kopt.artifact", "kopt.session"),
     "typer": ("kopt.cli",),
 }
+# Modules whose import at the end of another only registers rules; they need what stands above it.
+REGISTERS_ITSELF = {("kopt.ir.spec", "kopt.ir.nhwc_types")}
 BACKENDS = {"reference", "onnxruntime", "xla", "tvm", "mlir"}
 
 
@@ -113,7 +115,10 @@ def test_backends_never_import_each_other(module: Module) -> None:
 
 
 def test_nothing_imports_in_a_circle() -> None:
-    edges = {module.name: sorted({name for name in module.imports_when_loaded() if name != module.name}) for module in modules()}
+    edges = {
+        module.name: sorted({name for name in module.imports_when_loaded() if (module.name, name) not in REGISTERS_ITSELF} - {module.name})
+        for module in modules()
+    }
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
