@@ -1,0 +1,89 @@
+"""Compiling and re-batching in a process of its own, with its time and peak memory.
+
+    python benchmarks/prepare.py compile MODEL OUT.kopt BATCH PRECISION
+    python benchmarks/prepare.py rebatch MODEL OUT.onnx BATCH
+
+prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from children import cores, environment
+
+
+def compile_artifact(model: Path, output: Path, batch: int, precision: str) -> None:
+    """Compile for this machine's processor, without measuring anything."""
+    import kopt
+
+    kopt.compile(str(model), target="cpu", output=str(output), batch=batch, precision=precision, baseline=False)
+
+
+def rebatch(model: Path, output: Path, batch: int) -> None:
+    """The model with its fixed batch of one replaced by ``batch``, as an ONNX file that every runtime gets alike."""
+    import onnx
+    from kopt.frontend.export import to_model
+    from kopt.frontend.load import load
+    from kopt.passes.rebatch import Rebatch
+
+    from kopt.passes.bind_shapes import BindShapes
+    from kopt.passes.pipeline import Pipeline
+
+    graph, _ = Pipeline((Rebatch(), BindShapes(dims={"batch": batch}))).run(load(model))
+    onnx.save(to_model(graph, opset=20), output)
+
+
+def in_child(*arguments: object, threads: int) -> dict[str, Any]:
+    """Run this file in a fresh process bound to as many cores as threads; returns its report.
+
+    Raises:
+        RuntimeError: it failed; the message is the last line it wrote.
+    """
+    bound = cores(threads)
+    done = subprocess.run(
+        [sys.executable, __file__, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(threads),
+        preexec_fn=lambda: os.sched_setaffinity(0, bound),
+    )
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def peak_bytes() -> int:
+    """Largest resident size of this process since it was started (not what its parent held before)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found.group(1)) * 1024 if found else 0
+
+
+def main() -> None:
+    """Do what the arguments say and report."""
+    what, model, output, batch, *rest = sys.argv[1:]
+    start = time.perf_counter()
+    if what == "compile":
+        compile_artifact(Path(model), Path(output), int(batch), *rest)
+    else:
+        rebatch(Path(model), Path(output), int(batch))
+    report = {
+        "seconds": time.perf_counter() - start,
+        "peak_bytes": peak_bytes(),
+        "largest_child_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
