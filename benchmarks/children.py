@@ -22,11 +22,6 @@ IDLE_SHARE = 0.02  # of one core, at which a waiting process counts as idle
 IDLE_PATIENCE_S = 5.0
 
 
-def cores(threads: int) -> list[int]:
-    """The cores every child is bound to: the first ``threads`` of those this process may use."""
-    return sorted(os.sched_getaffinity(0))[:threads]
-
-
 def environment(threads: int) -> dict[str, str]:
     """The environment of a child: ``NPROC`` is how XLA's CPU client is told its number of threads."""
     return {**os.environ, "NPROC": str(threads), "JAX_PLATFORMS": "cpu"}
@@ -43,7 +38,6 @@ class Child:
 
     def __init__(self, runtime: str, model: Path, inputs: Path, *, threads: int = 2, precision: str = "fp32") -> None:
         self.name = runtime
-        bound = cores(threads)
         command = [sys.executable, str(HERE / "runtimes.py"), runtime, str(model), str(inputs), str(threads), precision]
         before_ns = time.time_ns()
         self._process = subprocess.Popen(
@@ -52,7 +46,6 @@ class Child:
             stdout=subprocess.PIPE,
             text=True,
             env=environment(threads),
-            preexec_fn=lambda: os.sched_setaffinity(0, bound),
         )
         self.started = self._answer()
         self.first_answer_s = (self.started["answered_ns"] - before_ns) / 1e9

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,7 +52,7 @@ def main() -> None:
         paths = {"kopt": artifact, **{peer: model for peer in ("onnxruntime", "openvino") if installed(peer)}}
         children = [stack.enter_context(Child(runtime, path, inputs, threads=settings.threads)) for runtime, path in paths.items()]
         samples, restless = alternate(children, rounds=settings.rounds, seconds=settings.seconds, inner=INNER)
-    results = {
+    results: dict[str, dict[str, Any]] = {
         runtime: {
             "p50_us": float(np.median(np.concatenate(rounds)) / 1e3),
             "round_p50_us": [float(np.median(one) / 1e3) for one in rounds],

@@ -1,7 +1,7 @@
 """Compiling and re-batching in a process of its own, with its time and peak memory.
 
-    python benchmarks/prepare.py compile MODEL OUT.kopt BATCH PRECISION
-    python benchmarks/prepare.py rebatch MODEL OUT.onnx BATCH
+    python benchmarks/prepare.py compile MODEL OUT.kopt THREADS BATCH PRECISION
+    python benchmarks/prepare.py rebatch MODEL OUT.onnx THREADS BATCH
 
 prints one JSON line.
 """
@@ -9,7 +9,6 @@ prints one JSON line.
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import subprocess
@@ -18,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from children import cores, environment
+from children import environment
+from runtimes import bind_cores
 
 
 def compile_artifact(model: Path, output: Path, batch: int, precision: str) -> None:
@@ -42,20 +42,18 @@ def rebatch(model: Path, output: Path, batch: int) -> None:
     onnx.save(to_model(graph, opset=20), output)
 
 
-def in_child(*arguments: object, threads: int) -> dict[str, Any]:
+def in_child(what: str, model: Path, output: Path, *rest: object, threads: int) -> dict[str, Any]:
     """Run this file in a fresh process bound to as many cores as threads; returns its report.
 
     Raises:
         RuntimeError: it failed; the message is the last line it wrote.
     """
-    bound = cores(threads)
     done = subprocess.run(
-        [sys.executable, __file__, *map(str, arguments)],
+        [sys.executable, __file__, what, str(model), str(output), str(threads), *map(str, rest)],
         capture_output=True,
         text=True,
         check=False,
         env=environment(threads),
-        preexec_fn=lambda: os.sched_setaffinity(0, bound),
     )
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
@@ -71,7 +69,8 @@ def peak_bytes() -> int:
 
 def main() -> None:
     """Do what the arguments say and report."""
-    what, model, output, batch, *rest = sys.argv[1:]
+    what, model, output, threads, batch, *rest = sys.argv[1:]
+    bind_cores(int(threads))
     start = time.perf_counter()
     if what == "compile":
         compile_artifact(Path(model), Path(output), int(batch), *rest)

@@ -33,6 +33,11 @@ ToArrays = Callable[[Any], Arrays]
 PACKAGES = {"kopt": ("kopt", "jax", "jaxlib"), "onnxruntime": ("onnxruntime",), "openvino": ("openvino",)}
 
 
+def bind_cores(threads: int) -> None:
+    """Bind this process, and those it starts, to the first ``threads`` of the cores it may use."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
 def installed(runtime: str) -> bool:
     """Whether the runtime's package is there."""
     try:
@@ -120,6 +125,7 @@ def serve(call: Call, to_arrays: ToArrays, answers: TextIO) -> None:
 def main() -> None:
     """Load, answer once, report the times, serve."""
     runtime, model, inputs_path, threads, precision = sys.argv[1:]
+    bind_cores(int(threads))
     # Whatever a library prints goes to standard error; the answers have a descriptor of their own.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
