@@ -36,7 +36,7 @@ ANYWHERE = {"numpy", "ml_dtypes"}
 THIRD_PARTY = {
     "jax": ("kopt.targets.xla", "kopt.targets.mlir", "kopt.targets.lowering", "kopt.targets.kernels", "kopt.recovery"),
     "jaxlib": ("kopt.targets.xla", "kopt.targets.mlir"),
-    "onnx": ("kopt.ir.spec", "kopt.frontend", "kopt.targets.reference"),
+    "onnx": ("kopt.ir.spec", "kopt.frontend", "kopt.targets.reference", "kopt.artifact.write"),
     "onnx_ir": ("kopt.frontend",),
     "onnxruntime": ("kopt.peers", "kopt.targets.onnxruntime"),
     "openvino": ("kopt.peers",),
