@@ -1,0 +1,142 @@
+"""What a session does for inputs of one shape: run a program as it is, or pad to a larger batch and slice."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from kopt.artifact.manifest import Rows, StoredProgram
+from kopt.ir.types import TensorType
+from kopt.targets.base import Executable, Signature
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Runs a program of a larger batch: inputs are filled up with zeros, outputs cut to their rows.
+
+    Attributes:
+        executable: takes the larger batch.
+        inputs: for each input its batch axis, None where it has none.
+        outputs: likewise for each output.
+        num_rows: rows the caller gave.
+        batch: rows the program takes.
+    """
+
+    executable: Executable
+    inputs: tuple[int | None, ...]
+    outputs: tuple[int | None, ...]
+    num_rows: int
+    batch: int
+
+    def __call__(self, arrays: Sequence[Any]) -> list[Any]:
+        """Run on the caller's arrays."""
+        padded = [array if axis is None else self._pad(np.asarray(array), axis) for array, axis in zip(arrays, self.inputs, strict=True)]
+        results = self.executable(padded)
+        return [
+            result if axis is None else np.asarray(result)[(slice(None),) * axis + (slice(self.num_rows),)]
+            for result, axis in zip(results, self.outputs, strict=True)
+        ]
+
+    def _pad(self, array: np.ndarray, axis: int) -> np.ndarray:
+        shape = (*array.shape[:axis], self.batch, *array.shape[axis + 1 :])
+        filled: np.ndarray = np.zeros(shape, array.dtype)
+        filled[(slice(None),) * axis + (slice(self.num_rows),)] = array
+        return filled
+
+
+def larger_batch(
+    programs: Sequence[StoredProgram], rows: Rows | None, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]
+) -> tuple[int, int, int] | None:
+    """The stored program with the smallest larger batch: (its position, rows given, its batch); None when none fits."""
+    if rows is None or not rows.inputs:
+        return None
+    given = {shapes[name][axis] for name, axis in rows.inputs.items() if name in shapes}
+    if len(given) != 1:
+        return None
+    num_rows = given.pop()
+    found: list[tuple[int, int]] = []
+    for index, program in enumerate(programs):
+        batch = _batch_of(program, rows)
+        if batch is None or batch <= num_rows or not same_values(program.values, values):
+            continue
+        wanted = {name: _with_batch(shape, rows.inputs.get(name), batch) for name, shape in shapes.items()}
+        if wanted == {name: tensor.static_shape for name, tensor in program.signature.inputs}:
+            found.append((batch, index))
+    if not found:
+        return None
+    batch, index = min(found)
+    return index, num_rows, batch
+
+
+def axes(entries: Sequence[tuple[str, TensorType]], by_name: Mapping[str, int]) -> tuple[int | None, ...]:
+    """The batch axis of each entry."""
+    return tuple(by_name.get(name) for name, _ in entries)
+
+
+def same_values(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Whether two sets of shape-deciding inputs are equal."""
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and np.array_equal(one[name], other[name]) for name in one
+    )
+
+
+def _batch_of(program: StoredProgram, rows: Rows) -> int | None:
+    sizes = {tensor.static_shape[rows.inputs[name]] for name, tensor in program.signature.inputs if name in rows.inputs}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _with_batch(shape: tuple[int, ...], axis: int | None, batch: int) -> tuple[int, ...]:
+    return shape if axis is None else (*shape[:axis], batch, *shape[axis + 1 :])
+
+
+class Once(Generic[T]):
+    """Makes each value once, however many threads ask; the least recently asked for are dropped beyond ``limit``."""
+
+    def __init__(self, limit: int, dropped: Callable[[Hashable], None] = lambda _: None) -> None:
+        self._limit = limit
+        self._dropped = dropped
+        self._lock = threading.Lock()
+        self._made: OrderedDict[Hashable, Future[T]] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value of ``key``, made now if this is the first call for it; a failure is not kept."""
+        with self._lock:
+            future = self._made.get(key)
+            mine = future is None
+            if future is None:
+                future = self._made[key] = Future()
+            self._made.move_to_end(key)
+            excess = [old for old in list(self._made)[: max(0, len(self._made) - self._limit)] if old != key]
+            for old in excess:
+                del self._made[old]
+        for old in excess:
+            self._dropped(old)
+        if not mine:
+            return future.result()
+        try:
+            future.set_result(make())
+        except BaseException as error:
+            with self._lock:
+                self._made.pop(key, None)
+            future.set_exception(error)
+            raise
+        return future.result()
+
+    def values(self) -> list[T]:
+        """What has been made and is still held."""
+        with self._lock:
+            done = [future for future in self._made.values() if future.done() and future.exception() is None]
+        return [future.result() for future in done]
+
+    def clear(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._made.clear()

@@ -1,0 +1,267 @@
+"""Sessions: an artifact in memory, called with arrays."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kopt.artifact.manifest import StoredProgram
+from kopt.artifact.read import Artifact
+from kopt.errors import AccuracyError, CorruptArtifactError, ShapeNotCompiledError, UsageError
+from kopt.session.arguments import check_inputs
+from kopt.session.cache import ProgramCache
+from kopt.session.ladder import TIERS, Ladder, Loaded
+from kopt.session.plans import Once, Padded, axes, larger_batch, same_values
+from kopt.targets.base import Signature
+from kopt.targets.xla_threads import limit_threads
+
+MAX_PROGRAMS = 16
+"""Programs compiled for shapes outside the artifact that stay in memory."""
+
+_MAX_PLANS = 512
+_log = logging.getLogger("kopt.session")
+
+
+def load(
+    path: str | Path, *, require: str | None = None, exact: bool = False, threads: int | None = None, cache: str | Path | None = None
+) -> Session:
+    """Load a compiled model.
+
+    Args:
+        path: an artifact that `kopt compile` wrote.
+        require: "native", "portable" or "reference": run on that tier or fail. By default the fastest that works is taken.
+        exact: refuse shapes that were not compiled instead of compiling them on first use.
+        threads: of the CPU; one number for the whole process, fixed by the first load. By default all cores it may use.
+        cache: directory for programs this session compiles; by default one in the user's cache directory.
+
+    Raises:
+        CorruptArtifactError: a file is missing, altered or not listed; no native code was loaded.
+        IncompatibleArtifactError: the required tier cannot be reached on this machine.
+        TargetError: the artifact's device is not on this machine.
+        UsageError: an option that does not exist, or another thread count than this process already uses.
+    """
+    if require is not None and require not in TIERS:
+        raise UsageError(f"unknown tier '{require}'", next_step=f"choose one of: {', '.join(TIERS)}")
+    limit_threads(threads)
+    artifact = Artifact.open(path)
+    ladder = Ladder(artifact, require, ProgramCache(None if cache is None else Path(cache)))
+    return Session(ladder, exact=exact)
+
+
+class Session:
+    """A compiled model in memory; ``run`` may be called from any number of threads.
+
+    Attributes:
+        artifact: what was loaded.
+        signature: names, element types and shapes of the model's inputs and outputs.
+    """
+
+    def __init__(self, ladder: Ladder, *, exact: bool = False) -> None:
+        ladder.check_device()
+        self.artifact = ladder.artifact
+        self.signature: Signature = self.artifact.manifest.signature
+        self._ladder = ladder
+        self._exact = exact
+        self._closed = False
+        self._static = tuple(sorted({name for program in self.artifact.manifest.programs for name in program.values}))
+        self._names = tuple(name for name, _ in self.signature.inputs)
+        self._outputs = tuple(name for name, _ in self.signature.outputs)
+        self._num_inputs = len(self._names)
+        self._plans: dict[tuple[Any, ...], Callable[[Sequence[Any]], Sequence[Any]]] = {}
+        self._stored: Once[Loaded] = Once(len(self.artifact.manifest.programs) + 1)
+        self._fresh: Once[Loaded] = Once(MAX_PROGRAMS, self._forget)
+        programs = self.artifact.manifest.programs
+        for index in range(len(programs) if ladder.require else min(1, len(programs))):
+            self._load_stored(index)
+
+    @property
+    def tier(self) -> str:
+        """The slowest rung that a loaded program came from: "native", "portable" (compiled here) or "reference"."""
+        loaded = [*self._stored.values(), *self._fresh.values()]
+        reached = max((TIERS.index(program.tier) for program in loaded), default=None)
+        return (self._ladder.require or TIERS[0]) if reached is None else TIERS[reached]
+
+    def run(self, inputs: Mapping[str, Any], *, on_device: bool = False) -> dict[str, Any]:
+        """The model's outputs by name, in graph order.
+
+        Args:
+            inputs: an array for each input: numpy, or anything that offers ``__dlpack__``. C-contiguous arrays aligned to
+                64 bytes are read in place.
+            on_device: give the backend's own arrays, which stay on the device and offer ``__dlpack__``; by default numpy
+                arrays, read-only where they share the program's memory.
+
+        Raises:
+            InputError: a name, dtype or shape does not fit the signature.
+            ShapeNotCompiledError: the session is exact and the artifact does not hold this shape.
+            KoptError: compiling for a new shape failed.
+        """
+        try:
+            arrays: Sequence[Any] = [inputs[name] for name in self._names]
+            plan = self._plans[tuple([(array.shape, array.dtype) for array in arrays])]
+            if len(inputs) != self._num_inputs:
+                plan, arrays = self._prepare(inputs)
+        except (KeyError, TypeError, AttributeError):
+            plan, arrays = self._prepare(inputs)
+        results = plan(arrays)
+        if on_device:
+            return dict(zip(self._outputs, results, strict=True))
+        return dict(zip(self._outputs, map(np.asarray, results), strict=True))
+
+    def call(self, inputs: Mapping[str, Any]) -> Callable[[], Sequence[Any]]:
+        """A bound call for timers: inputs are checked and on the device; it returns the backend's arrays, finished.
+
+        Raises:
+            InputError: a name, dtype or shape does not fit the signature.
+            ShapeNotCompiledError: the session is exact and the artifact does not hold this shape.
+        """
+        plan, arrays = self._prepare(inputs)
+        place = getattr(getattr(plan, "__self__", plan), "place", None)
+        return partial(plan, arrays if place is None else [place(array) for array in arrays])
+
+    def warmup(self) -> None:
+        """Load and run every compiled shape once, so that no request pays for it.
+
+        Raises:
+            KoptError: a program cannot be loaded or fails.
+        """
+        for index, program in enumerate(self.artifact.manifest.programs):
+            loaded = self._load_stored(index)
+            loaded.executable([np.zeros(tensor.static_shape, tensor.dtype.numpy) for _, tensor in program.signature.inputs])
+
+    def self_test(self, *, rtol: float = 1e-3, atol: float = 1e-4) -> dict[str, float]:
+        """Run the inputs stored in the artifact and compare with the stored reference outputs.
+
+        Args:
+            rtol: accepted difference relative to the largest magnitude of an output.
+            atol: accepted absolute difference.
+
+        Returns:
+            The largest absolute difference of each "<program>/<output>"; empty when the artifact holds no test.
+
+        Raises:
+            AccuracyError: an output differs by more.
+        """
+        stored = self.artifact.self_test
+        worst: dict[str, float] = {}
+        for index, program in enumerate(self.artifact.manifest.programs):
+            feeds = {name: stored.get(f"{index}/input/{name}", program.values.get(name)) for name in self._names}
+            if any(array is None for array in feeds.values()):
+                continue
+            for name, found in self.run(feeds).items():
+                reference = stored.get(f"{index}/output/{name}")
+                if reference is not None:
+                    worst[f"{index}/{name}"] = _difference(name, found, reference, rtol=rtol, atol=atol, where=str(self.artifact.path))
+        return worst
+
+    def close(self) -> None:
+        """Let go of all programs; later calls are refused."""
+        self._closed = True
+        self._plans.clear()
+        self._stored.clear()
+        self._fresh.clear()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Session('{self.artifact.path}', tier='{self.tier}')"
+
+    def _prepare(self, inputs: Mapping[str, Any]) -> tuple[Callable[[Sequence[Any]], Sequence[Any]], list[Any]]:
+        """Check the inputs; the plan for their shapes, and the arrays it takes."""
+        if self._closed:
+            raise UsageError("the session is closed", where=str(self.artifact.path), next_step="load the artifact again")
+        arrays = check_inputs(inputs, self.signature, str(self.artifact.path))
+        values = {name: np.asarray(array) for name, array in zip(self._names, arrays, strict=True) if name in self._static}
+        taken = [array for name, array in zip(self._names, arrays, strict=True) if name not in values]
+        key = (*((array.shape, array.dtype) for array in taken), *(array.tobytes() for array in values.values()))
+        plan = self._plans.get(key)
+        if plan is None:
+            shapes = {name: tuple(array.shape) for name, array in zip(self._names, arrays, strict=True) if name not in values}
+            plan = self._plan(key, shapes, values)
+        return plan, taken
+
+    def _plan(
+        self, key: tuple[Any, ...], shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]
+    ) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """Find or make the program for these shapes and remember what to do for them."""
+        programs = self.artifact.manifest.programs
+        plan: Callable[[Sequence[Any]], Sequence[Any]] | None = None
+        for index, program in enumerate(programs):
+            if _takes(program, shapes) and same_values(program.values, values):
+                plan = self._load_stored(index).executable.__call__
+        padded = larger_batch(programs, self.artifact.manifest.rows, shapes, values) if plan is None else None
+        if padded is not None and self.artifact.manifest.rows is not None:
+            index, num_rows, batch = padded
+            loaded, rows = self._load_stored(index), self.artifact.manifest.rows
+            taken, given = axes(programs[index].signature.inputs, rows.inputs), axes(programs[index].signature.outputs, rows.outputs)
+            plan = Padded(loaded.executable, taken, given, num_rows, batch)
+        if plan is None:
+            return self._plan_fresh(key, shapes, values)
+        if len(self._plans) >= _MAX_PLANS:  # padded sizes are cheap to plan again
+            self._plans.clear()
+        self._plans[key] = plan
+        return plan
+
+    def _plan_fresh(
+        self, key: tuple[Any, ...], shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]
+    ) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """Compile for shapes the artifact does not hold. Its plan asks the bounded store each time, which keeps it recent."""
+        if self._exact:
+            spelled = ", ".join(f"{name}: {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in shapes.items())
+            held = "; ".join(_spell(program) for program in self.artifact.manifest.programs) or "none"
+            raise ShapeNotCompiledError(
+                f"the artifact holds no program for {spelled}", where=str(self.artifact.path), next_step=f"compiled shapes: {held}"
+            )
+        make = partial(self._ladder.compile, shapes, values)
+        self._fresh.get(key, make)
+
+        def plan(arrays: Sequence[Any]) -> Sequence[Any]:
+            return self._fresh.get(key, make).executable(arrays)
+
+        self._plans[key] = plan
+        return plan
+
+    def _load_stored(self, index: int) -> Loaded:
+        program = self.artifact.manifest.programs[index]
+        return self._stored.get(index, partial(self._ladder.load, program))
+
+    def _forget(self, key: Any) -> None:
+        self._plans.pop(key, None)
+
+
+def _takes(program: StoredProgram, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return {name: tensor.static_shape for name, tensor in program.signature.inputs} == dict(shapes)
+
+
+def _spell(program: StoredProgram) -> str:
+    return ", ".join(f"{name}: {tensor}" for name, tensor in program.signature.inputs)
+
+
+def _difference(name: str, found: np.ndarray, reference: np.ndarray, *, rtol: float, atol: float, where: str) -> float:
+    if found.shape != reference.shape or found.dtype != reference.dtype:
+        raise CorruptArtifactError(f"the self-test of '{name}' has another type than the program", where=where)
+    if not reference.size:
+        return 0.0
+    wide = np.complex128 if np.iscomplexobj(reference) else np.float64
+    one, other = found.astype(wide), reference.astype(wide)
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0.0, np.abs(one - other))
+    finite = np.abs(other[np.isfinite(other)])
+    limit = atol + rtol * float(finite.max(initial=0.0))
+    worst = float(np.max(difference))
+    if not worst <= limit:
+        raise AccuracyError(
+            f"output '{name}' differs from the reference by {worst:.3g}, accepted is {limit:.3g}",
+            where=where,
+            next_step="compile the model again on this machine",
+        )
+    return worst

@@ -1,0 +1,141 @@
+"""One graph, one set of shapes, one program: bind, transform, lower, compile. Shared by the compiler and by sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kopt.errors import UnsupportedModelError, UsageError
+from kopt.hardware import Target
+from kopt.ir.graph import Graph, Value
+from kopt.ir.types import TensorType
+from kopt.passes.base import PassContext, PassRecord
+from kopt.passes.bind_shapes import BindShapes
+from kopt.passes.pipeline import Pipeline, preset
+from kopt.passes.spec import format_pass, parse_passes
+from kopt.targets.base import Executable, Lowered, backend
+
+_READS_SHAPE_ONLY = frozenset({"Shape", "Size"})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How programs are made; stored in an artifact so that other shapes are made the same way.
+
+    Attributes:
+        backend: the compiler.
+        passes: the pipeline after shapes are bound, as spelled on the command line.
+        options: of the backend's lowering, in JSON types.
+    """
+
+    backend: str = "xla"
+    passes: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_preset(cls, name: str, *, backend: str = "xla", options: Mapping[str, Any] | None = None) -> Recipe:
+        """The recipe with the passes of a preset.
+
+        Raises:
+            UsageError: unknown preset.
+        """
+        return cls(backend, ",".join(format_pass(pass_) for pass_ in preset(name)), dict(options or {}))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Recipe:
+        """What ``to_json`` gave.
+
+        Raises:
+            UsageError: fields are missing or of the wrong type.
+        """
+        chosen, passes, options = content.get("backend"), content.get("passes"), content.get("options")
+        if not isinstance(chosen, str) or not isinstance(passes, str) or not isinstance(options, dict):
+            raise UsageError("the artifact does not say how its programs were made", next_step="compile the model again")
+        return cls(chosen, passes, options)
+
+    def to_json(self) -> dict[str, Any]:
+        """In JSON types."""
+        return {"backend": self.backend, "passes": self.passes, "options": dict(self.options)}
+
+
+@dataclass(frozen=True)
+class Specialized:
+    """What became of a graph at concrete shapes.
+
+    Attributes:
+        lowered: in the backend's language; ``lowered.graph`` is the transformed graph.
+        records: what each pass did.
+        values: the inputs that became constants.
+    """
+
+    lowered: Lowered
+    records: tuple[PassRecord, ...]
+    values: Mapping[str, np.ndarray]
+
+    def compile(self, backend_name: str) -> Executable:
+        """Native code.
+
+        Raises:
+            ToolchainError: the compiler failed.
+            TargetError: the target is not on this machine.
+        """
+        return backend(backend_name).compile(self.lowered)
+
+
+def specialize(
+    graph: Graph,
+    recipe: Recipe,
+    target: Target,
+    *,
+    shapes: Mapping[str, Sequence[int]],
+    values: Mapping[str, np.ndarray] | None = None,
+) -> Specialized:
+    """Bind shapes and values, run the recipe's passes, lower.
+
+    Args:
+        graph: as loaded.
+        recipe: passes and backend.
+        target: what to lower for; need not be on this machine.
+        shapes: of every input that is not in ``values``.
+        values: inputs that become constants, since they decide shapes.
+
+    Raises:
+        DynamicShapeError: an input has no shape yet.
+        UnsupportedModelError: nodes the backend cannot lower.
+        UsageError: shapes or values that do not fit the model.
+    """
+    from kopt.targets.reference import evaluate_node
+
+    held = dict(values or {})
+    bind = BindShapes(shapes={name: tuple(shape) for name, shape in shapes.items()}, values=held)
+    pipeline = Pipeline((bind, *(parse_passes(recipe.passes) if recipe.passes else ())))
+    transformed, records = pipeline.run(graph, PassContext(evaluate_node=evaluate_node))
+    chosen = backend(recipe.backend)
+    support = chosen.supports(transformed, target)
+    if not support:
+        nodes = [(op, where) for op, where, _ in support.unsupported]
+        raise UnsupportedModelError(nodes, backend=recipe.backend, reasons=[reason for _, _, reason in support.unsupported])
+    return Specialized(chosen.lower(transformed, target, recipe.options), records, held)
+
+
+def shape_inputs(graph: Graph) -> tuple[str, ...]:
+    """Names of the inputs whose values (not only shapes) decide shapes: run-time axes, k, target sizes.
+
+    An input counts when a chain of nodes leads from its value to an operand that the lowering must know while compiling.
+    """
+    from kopt.targets.lowering.registry import static_inputs
+    from kopt.targets.lowering.walk import load_lowerings
+
+    load_lowerings()
+    wanted: set[Value] = set()
+    for node in reversed(graph.nodes):
+        static = static_inputs(node)
+        wanted.update(value for k, value in enumerate(node.inputs) if k in static and value is not None)
+        if node.op not in _READS_SHAPE_ONLY and any(output in wanted for output in node.outputs if output is not None):
+            wanted.update(value for value in node.inputs if value is not None)
+    return tuple(
+        value.name for value in graph.inputs if value in wanted and isinstance(value.type, TensorType) and value.type.rank in (0, 1)
+    )

@@ -1,0 +1,39 @@
+"""How many threads XLA's CPU client gets. It is decided once per process, when JAX starts its CPU client."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from kopt.errors import UsageError
+from kopt.hardware import available_cores
+
+_VARIABLE = "NPROC"  # read by XLA when the CPU client is created
+
+
+def limit_threads(threads: int | None) -> None:
+    """Let XLA use ``threads`` threads, by default as many as this process has cores; call it before JAX starts.
+
+    Raises:
+        UsageError: JAX already runs with another number, or the number is not positive.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads are not possible", next_step="give at least 1")
+    current = os.environ.get(_VARIABLE)
+    if _started():
+        if threads is not None and str(threads) != current:
+            raise UsageError(
+                f"{threads} threads were asked for, but JAX already runs in this process with {current or 'its default number'}",
+                next_step="load the artifact before anything else uses JAX, or in a process of its own",
+            )
+        return
+    if threads is not None:
+        os.environ[_VARIABLE] = str(threads)
+    elif current is None:
+        os.environ[_VARIABLE] = str(available_cores())
+
+
+def _started() -> bool:
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    asked = getattr(bridge, "backends_are_initialized", None)
+    return bool(asked()) if asked is not None else bridge is not None
