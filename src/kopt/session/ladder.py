@@ -23,7 +23,7 @@ from kopt.ir.graph import Graph
 from kopt.session.cache import CachedProgram, ProgramCache
 from kopt.targets.base import Executable, Signature, backend
 
-NATIVE, PORTABLE, REFERENCE = TIERS = ("native", "portable", "reference")
+NATIVE, RECOMPILED, REFERENCE = TIERS = ("native", "recompiled", "reference")
 """Rungs of the ladder, fastest first."""
 
 _log = logging.getLogger("kopt.session")
@@ -108,7 +108,7 @@ class Ladder:
         reasons: list[str] = []
         steps: tuple[tuple[str, Callable[[StoredProgram], Executable]], ...] = (
             (NATIVE, self._native),
-            (PORTABLE, self._portable),
+            (RECOMPILED, self._recompiled),
             (REFERENCE, self._reference),
         )
         for tier, step in steps:
@@ -148,7 +148,7 @@ class Ladder:
             done = specialize(self.graph, recipe, self.target, shapes=shapes, values=values)
             executable = done.compile(recipe.backend)
             self._keep(key, executable)
-        return Loaded(executable, executable.signature, PORTABLE)
+        return Loaded(executable, executable.signature, RECOMPILED)
 
     def _native(self, program: StoredProgram) -> Executable:
         obstacle = self.native_obstacle(program)
@@ -157,7 +157,7 @@ class Ladder:
         code = bytes(self.artifact.read(program.native))
         return backend(program.backend).load(code, self.artifact.program_weights(program), program.signature, self.target)
 
-    def _portable(self, program: StoredProgram) -> Executable:
+    def _recompiled(self, program: StoredProgram) -> Executable:
         """From StableHLO; where the artifact holds none, from its model."""
         chosen = backend(program.backend)
         build = getattr(chosen, "compile_portable", None)

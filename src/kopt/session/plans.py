@@ -7,15 +7,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
 from kopt.artifact.manifest import Rows, StoredProgram
 from kopt.ir.types import TensorType
-from kopt.targets.base import Executable, Signature
+from kopt.targets.base import Executable
 
 T = TypeVar("T")
+Plan: TypeAlias = Callable[..., Sequence[Any]]
+"""What is done for inputs of one shape: a function of the arrays one by one."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Padded:
     num_rows: int
     batch: int
 
-    def __call__(self, arrays: Sequence[Any]) -> list[Any]:
+    def __call__(self, *arrays: Any) -> list[Any]:
         """Run on the caller's arrays."""
         padded = [array if axis is None else self._pad(np.asarray(array), axis) for array, axis in zip(arrays, self.inputs, strict=True)]
         results = self.executable(padded)
@@ -50,6 +52,12 @@ class Padded:
         filled: np.ndarray = np.zeros(shape, array.dtype)
         filled[(slice(None),) * axis + (slice(self.num_rows),)] = array
         return filled
+
+
+def dispatch_of(executable: Executable) -> Plan:
+    """The executable as a function of its inputs one by one; results may still be under way where the backend allows it."""
+    found: Plan | None = getattr(executable, "dispatch", None)
+    return found if found is not None else lambda *arrays: executable(arrays)
 
 
 def larger_batch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from kopt.errors import AccuracyError, CorruptArtifactError, ShapeNotCompiledErr
 from kopt.session.arguments import check_inputs
 from kopt.session.cache import ProgramCache
 from kopt.session.ladder import TIERS, Ladder, Loaded
-from kopt.session.plans import Once, Padded, axes, larger_batch, same_values
+from kopt.session.plans import Once, Padded, Plan, axes, dispatch_of, larger_batch, same_values
 from kopt.targets.base import Signature
 from kopt.targets.xla_threads import limit_threads
 
@@ -24,6 +25,8 @@ MAX_PROGRAMS = 16
 """Programs compiled for shapes outside the artifact that stay in memory."""
 
 _MAX_PLANS = 512
+_TYPE = attrgetter("shape", "dtype")
+_asarray = np.asarray
 _log = logging.getLogger("kopt.session")
 
 
@@ -34,7 +37,7 @@ def load(
 
     Args:
         path: an artifact that `kopt compile` wrote.
-        require: "native", "portable" or "reference": run on that tier or fail. By default the fastest that works is taken.
+        require: "native", "recompiled" or "reference": run on that tier or fail. By default the fastest that works is taken.
         exact: refuse shapes that were not compiled instead of compiling them on first use.
         threads: of the CPU; one number for the whole process, fixed by the first load. By default all cores it may use.
         cache: directory for programs this session compiles; by default one in the user's cache directory.
@@ -72,7 +75,9 @@ class Session:
         self._names = tuple(name for name, _ in self.signature.inputs)
         self._outputs = tuple(name for name, _ in self.signature.outputs)
         self._num_inputs = len(self._names)
-        self._plans: dict[tuple[Any, ...], Callable[[Sequence[Any]], Sequence[Any]]] = {}
+        self._single = self._num_inputs == 1
+        self._first = self._names[0] if self._names else ""
+        self._plans: dict[Any, Plan] = {}
         self._stored: Once[Loaded] = Once(len(self.artifact.manifest.programs) + 1)
         self._fresh: Once[Loaded] = Once(MAX_PROGRAMS, self._forget)
         programs = self.artifact.manifest.programs
@@ -81,7 +86,7 @@ class Session:
 
     @property
     def tier(self) -> str:
-        """The slowest rung that a loaded program came from: "native", "portable" (compiled here) or "reference"."""
+        """The slowest rung that a loaded program came from: "native", "recompiled" (here) or "reference"."""
         loaded = [*self._stored.values(), *self._fresh.values()]
         reached = max((TIERS.index(program.tier) for program in loaded), default=None)
         return (self._ladder.require or TIERS[0]) if reached is None else TIERS[reached]
@@ -100,17 +105,25 @@ class Session:
             ShapeNotCompiledError: the session is exact and the artifact does not hold this shape.
             KoptError: compiling for a new shape failed.
         """
-        try:
-            arrays: Sequence[Any] = [inputs[name] for name in self._names]
-            plan = self._plans[tuple([(array.shape, array.dtype) for array in arrays])]
+        arrays: Sequence[Any]
+        try:  # every instruction up to the call counts: tiny models take a few microseconds in all
+            if self._single:
+                array = inputs[self._first]
+                arrays = (array,)
+                plan = self._plans[array.shape, array.dtype]
+            else:
+                arrays = [inputs[name] for name in self._names]
+                plan = self._plans[tuple(map(_TYPE, arrays))]
             if len(inputs) != self._num_inputs:
                 plan, arrays = self._prepare(inputs)
         except (KeyError, TypeError, AttributeError):
             plan, arrays = self._prepare(inputs)
-        results = plan(arrays)
+        results = plan(*arrays)
         if on_device:
-            return dict(zip(self._outputs, results, strict=True))
-        return dict(zip(self._outputs, map(np.asarray, results), strict=True))
+            return dict(zip(self._outputs, _finished(results), strict=True))
+        if len(results) == 1:
+            return {self._outputs[0]: _asarray(results[0])}
+        return dict(zip(self._outputs, map(_asarray, results), strict=True))
 
     def call(self, inputs: Mapping[str, Any]) -> Callable[[], Sequence[Any]]:
         """A bound call for timers: inputs are checked and on the device; it returns the backend's arrays, finished.
@@ -120,8 +133,13 @@ class Session:
             ShapeNotCompiledError: the session is exact and the artifact does not hold this shape.
         """
         plan, arrays = self._prepare(inputs)
-        place = getattr(getattr(plan, "__self__", plan), "place", None)
-        return partial(plan, arrays if place is None else [place(array) for array in arrays])
+        place = self._place()
+        placed = arrays if place is None or isinstance(plan, Padded) else [place(array) for array in arrays]
+
+        def call() -> Sequence[Any]:
+            return _finished(plan(*placed))
+
+        return call
 
     def warmup(self) -> None:
         """Load and run every compiled shape once, so that no request pays for it.
@@ -174,29 +192,28 @@ class Session:
     def __repr__(self) -> str:
         return f"Session('{self.artifact.path}', tier='{self.tier}')"
 
-    def _prepare(self, inputs: Mapping[str, Any]) -> tuple[Callable[[Sequence[Any]], Sequence[Any]], list[Any]]:
+    def _prepare(self, inputs: Mapping[str, Any]) -> tuple[Plan, list[Any]]:
         """Check the inputs; the plan for their shapes, and the arrays it takes."""
         if self._closed:
             raise UsageError("the session is closed", where=str(self.artifact.path), next_step="load the artifact again")
         arrays = check_inputs(inputs, self.signature, str(self.artifact.path))
         values = {name: np.asarray(array) for name, array in zip(self._names, arrays, strict=True) if name in self._static}
         taken = [array for name, array in zip(self._names, arrays, strict=True) if name not in values]
-        key = (*((array.shape, array.dtype) for array in taken), *(array.tobytes() for array in values.values()))
+        types: tuple[Any, ...] = tuple(map(_TYPE, taken))
+        key = (types, *(array.tobytes() for array in values.values())) if values else types[0] if self._single else types
         plan = self._plans.get(key)
         if plan is None:
             shapes = {name: tuple(array.shape) for name, array in zip(self._names, arrays, strict=True) if name not in values}
             plan = self._plan(key, shapes, values)
         return plan, taken
 
-    def _plan(
-        self, key: tuple[Any, ...], shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]
-    ) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    def _plan(self, key: Any, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> Plan:
         """Find or make the program for these shapes and remember what to do for them."""
         programs = self.artifact.manifest.programs
-        plan: Callable[[Sequence[Any]], Sequence[Any]] | None = None
+        plan: Plan | None = None
         for index, program in enumerate(programs):
             if _takes(program, shapes) and same_values(program.values, values):
-                plan = self._load_stored(index).executable.__call__
+                plan = dispatch_of(self._load_stored(index).executable)
         padded = larger_batch(programs, self.artifact.manifest.rows, shapes, values) if plan is None else None
         if padded is not None and self.artifact.manifest.rows is not None:
             index, num_rows, batch = padded
@@ -210,9 +227,7 @@ class Session:
         self._plans[key] = plan
         return plan
 
-    def _plan_fresh(
-        self, key: tuple[Any, ...], shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]
-    ) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    def _plan_fresh(self, key: Any, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> Plan:
         """Compile for shapes the artifact does not hold. Its plan asks the bounded store each time, which keeps it recent."""
         if self._exact:
             spelled = ", ".join(f"{name}: {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in shapes.items())
@@ -223,11 +238,16 @@ class Session:
         make = partial(self._ladder.compile, shapes, values)
         self._fresh.get(key, make)
 
-        def plan(arrays: Sequence[Any]) -> Sequence[Any]:
+        def plan(*arrays: Any) -> Sequence[Any]:
             return self._fresh.get(key, make).executable(arrays)
 
         self._plans[key] = plan
         return plan
+
+    def _place(self) -> Callable[[Any], Any] | None:
+        """What puts an input on the device, where the backend has such a thing."""
+        loaded = [*self._stored.values(), *self._fresh.values()]
+        return next((place for program in loaded if (place := getattr(program.executable, "place", None))), None)
 
     def _load_stored(self, index: int) -> Loaded:
         program = self.artifact.manifest.programs[index]
@@ -235,6 +255,15 @@ class Session:
 
     def _forget(self, key: Any) -> None:
         self._plans.pop(key, None)
+
+
+def _finished(results: Sequence[Any]) -> Sequence[Any]:
+    """The results once they are computed; XLA gives them out earlier."""
+    for result in results:
+        wait = getattr(result, "block_until_ready", None)
+        if wait is not None:
+            wait()
+    return results
 
 
 def _takes(program: StoredProgram, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -53,7 +53,12 @@ class _Module:
 
 
 class XlaExecutable:
-    """A loaded XLA program with its weights bound; calls may come from any number of threads."""
+    """A loaded XLA program with its weights bound; calls may come from any number of threads.
+
+    Attributes:
+        signature: inputs and outputs.
+        dispatch: the call itself, of arrays one by one, without waiting for the results.
+    """
 
     def __init__(self, executable: Any, code: bytes, weights: Mapping[str, np.ndarray], signature: Signature, device: Any) -> None:
         self.signature = signature
@@ -65,21 +70,24 @@ class XlaExecutable:
             placed = [jax.device_put(_aligned(array), device) for array in weights.values()]
         avals = [internals.shaped_array(array.shape, array.dtype) for array in weights.values()]
         avals += [internals.shaped_array(tensor.static_shape, tensor.dtype.numpy) for _, tensor in signature.inputs]
-        self._call = partial(internals.fast_call(executable, avals, device, "kopt"), *placed)
+        call = partial(internals.fast_call(executable, avals, device, "kopt"), *placed)
+        self._call = call
+        self.dispatch = self._call_wide if self._wide else call
 
     def __call__(self, inputs: Sequence[Any]) -> Sequence[Any]:
         """Run on arrays in signature order (numpy, or jax arrays on the device) and wait for the results.
 
         numpy inputs aligned to 64 bytes are read in place on a CPU; others are copied first.
         """
-        if self._wide:
-            with jax.enable_x64(True):
-                outputs = self._call(*inputs)
-        else:
-            outputs = self._call(*inputs)
+        outputs = self.dispatch(*inputs)
         for output in outputs:
             output.block_until_ready()
         return outputs
+
+    def _call_wide(self, *inputs: Any) -> Sequence[Any]:
+        """Outside of this scope JAX narrows 64-bit inputs."""
+        with jax.enable_x64(True):
+            return self._call(*inputs)  # type: ignore[no-any-return]
 
     def place(self, array: np.ndarray) -> Any:
         """An input put on the device ahead of the call."""

@@ -9,6 +9,7 @@ from kopt.errors import UsageError
 from kopt.hardware import available_cores
 
 _VARIABLE = "NPROC"  # read by XLA when the CPU client is created
+_asked_for: list[int] = []
 
 
 def limit_threads(threads: int | None) -> None:
@@ -19,18 +20,17 @@ def limit_threads(threads: int | None) -> None:
     """
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads are not possible", next_step="give at least 1")
-    current = os.environ.get(_VARIABLE)
     if _started():
-        if threads is not None and str(threads) != current:
+        if threads not in (None, _asked_for[-1] if _asked_for else None):
             raise UsageError(
-                f"{threads} threads were asked for, but JAX already runs in this process with {current or 'its default number'}",
+                f"{threads} threads were asked for, but JAX already runs in this process with another number",
                 next_step="load the artifact before anything else uses JAX, or in a process of its own",
             )
-        return
-    if threads is not None:
+    elif threads is not None:
         os.environ[_VARIABLE] = str(threads)
-    elif current is None:
-        os.environ[_VARIABLE] = str(available_cores())
+        _asked_for.append(threads)
+    else:
+        os.environ.setdefault(_VARIABLE, str(available_cores()))
 
 
 def _started() -> bool:
