@@ -42,6 +42,11 @@ def type_rule(domain: str, *ops: str) -> Callable[[TypeRule], TypeRule]:
     return register
 
 
+def has_type_rule(op: str, domain: str) -> bool:
+    """Whether an operator without a schema has a registered type rule."""
+    return (domain, op) in _TYPE_RULES
+
+
 @lru_cache(maxsize=4096)
 def schema(op: str, domain: str = "", version: int | None = None) -> onnx.defs.OpSchema | None:
     """The schema in force at ``version`` of ``domain`` (default: the canonical one), or None when there is none."""
@@ -49,6 +54,16 @@ def schema(op: str, domain: str = "", version: int | None = None) -> onnx.defs.O
         return onnx.defs.get_schema(op, version or DOMAIN_VERSIONS.get(domain, 1), domain)
     except onnx.defs.SchemaError:
         return None
+
+
+@lru_cache(maxsize=4096)
+def optional_outputs(op: str, domain: str = "") -> frozenset[int]:
+    """Positions of the outputs that a node may leave out."""
+    found = schema(op, domain)
+    if found is None:
+        return frozenset()
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+    return frozenset(k for k, output in enumerate(found.outputs) if output.option == optional)
 
 
 def default_attrs(op: str, domain: str = "") -> dict[str, Attr]:
@@ -121,7 +136,7 @@ def tensor_proto(array: np.ndarray, name: str = "") -> onnx.TensorProto:
 
 
 def type_from_proto(proto: onnx.TypeProto) -> Type:
-    """kopt's type for an ONNX one; unnamed dimensions become "?" (the loader gives them numbers).
+    """Kopt's type for an ONNX one; unnamed dimensions become "?" (the loader gives them numbers).
 
     Raises:
         InvalidModelError: a kind of type or element that ONNX does not define, or a negative dimension.

@@ -1,0 +1,193 @@
+"""Writing a Graph as ONNX that other runtimes read."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from onnx import helper
+
+from kopt.errors import FileError, UnsupportedModelError
+from kopt.ir import spec
+from kopt.ir.graph import KOPT, Attr, Graph, Node, Value
+
+PREFERRED_OPSET = 21
+"""The newest opset that the runtimes in wide use run whole."""
+
+MAX_INLINE_BYTES = 2**31 - 2**20
+"""Weights beyond this go to a file beside the model: protobuf ends at 2 GiB."""
+
+
+def to_model(graph: Graph, opset: int | None = None, *, with_weights: bool = True) -> onnx.ModelProto:
+    """The graph as a ModelProto.
+
+    Args:
+        graph: standard and com.microsoft operators.
+        opset: ai.onnx version to stamp; by default the preferred one, or the lowest newer one that every node needs.
+        with_weights: False writes initializers of the right type without their values.
+
+    Raises:
+        UnsupportedModelError: operators without an ONNX form, all of them listed.
+    """
+    foreign = [(node.qualified_op, node.loc) for _, node in graph.walk() if node.domain == KOPT]
+    if foreign:
+        raise UnsupportedModelError(foreign, backend="onnx", reasons=["has no ONNX form"] * len(foreign))
+    version = opset or max((needed_opset(node) for _, node in graph.walk()), default=PREFERRED_OPSET)
+    proto = _graph(graph, version, _Names(), with_weights)
+    domains = {node.domain for _, node in graph.walk()} - {""}
+    imports = [helper.make_opsetid("", version), *(helper.make_opsetid(d, spec.DOMAIN_VERSIONS.get(d, 1)) for d in sorted(domains))]
+    model = helper.make_model(proto, opset_imports=imports, producer_name="kopt", ir_version=10 if version <= 22 else onnx.IR_VERSION)
+    helper.set_model_props(model, {key: value for key, value in graph.metadata.items() if not key.startswith("onnx.")})
+    return model
+
+
+def needed_opset(node: Node) -> int:
+    """The lowest opset from the preferred one on at which this node means the same."""
+    if node.domain:
+        return PREFERRED_OPSET
+    versions = range(PREFERRED_OPSET, spec.CANONICAL_OPSET + 1)
+    return next((version for version in versions if _fits(node, version)), spec.CANONICAL_OPSET)
+
+
+def _fits(node: Node, version: int) -> bool:
+    found = spec.schema(node.op, node.domain, version)
+    if found is None or len(node.inputs) > found.max_input or len(node.outputs) > found.max_output:
+        return False
+    defaults = spec.default_attrs(node.op, node.domain)
+    unknown = [name for name in node.attrs if name not in found.attributes]
+    if any(name not in defaults or defaults[name] != node.attrs[name] for name in unknown):
+        return False
+    allowed = {constraint.type_param_str: set(constraint.allowed_type_strs) for constraint in found.type_constraints}
+    values = [
+        *zip(node.inputs, _formals(found.inputs, len(node.inputs)), strict=True),
+        *zip(node.outputs, _formals(found.outputs, len(node.outputs)), strict=True),
+    ]
+    return all(value is None or formal not in allowed or _onnx_type(value) in allowed[formal] for value, formal in values)
+
+
+def _formals(parameters: list[onnx.defs.OpSchema.FormalParameter], count: int) -> list[str]:
+    """The type parameter of each position; a variadic last one repeats."""
+    return [parameters[min(k, len(parameters) - 1)].type_str for k in range(count)] if parameters else [""] * count
+
+
+def _onnx_type(value: Value) -> str:
+    return _type_string(spec.type_to_proto(value.type))
+
+
+def _type_string(proto: onnx.TypeProto) -> str:
+    kind = proto.WhichOneof("value")
+    if kind == "tensor_type":
+        return f"tensor({_ELEMENT_NAMES.get(proto.tensor_type.elem_type, '')})"
+    if kind == "sequence_type":
+        return f"seq({_type_string(proto.sequence_type.elem_type)})"
+    return f"optional({_type_string(proto.optional_type.elem_type)})"
+
+
+_ELEMENT_NAMES = {
+    number: {"FLOAT": "float", "DOUBLE": "double", "FLOAT16": "float16"}.get(name, name.lower())
+    for name, number in onnx.TensorProto.DataType.items()
+}
+
+
+class _Names:
+    """Unique names for values: ONNX identifies values by name, a Graph by identity."""
+
+    def __init__(self) -> None:
+        self._names: dict[Value, str] = {}
+        self._taken: set[str] = set()
+
+    def of(self, value: Value | None) -> str:
+        if value is None:
+            return ""
+        if value not in self._names:
+            name, count = value.name or "value", 0
+            while name in self._taken:
+                count += 1
+                name = f"{value.name}.{count}"
+            self._taken.add(name)
+            self._names[value] = name
+        return self._names[value]
+
+
+def _graph(graph: Graph, version: int, names: _Names, with_weights: bool) -> onnx.GraphProto:
+    inputs = [helper.make_value_info(names.of(value), spec.type_to_proto(value.type)) for value in graph.inputs]
+    outputs, copies = _outputs(graph, names)
+    nodes = [_node(node, version, names, with_weights) for node in graph.nodes]
+    proto = helper.make_graph([*nodes, *copies], graph.name or "graph", inputs, outputs)
+    for value, constant in graph.constants.items():
+        if with_weights:
+            tensor = spec.tensor_proto(constant.array(), names.of(value))
+            proto.initializer.append(tensor)
+        else:
+            proto.initializer.append(
+                onnx.TensorProto(name=names.of(value), data_type=constant.type.dtype.onnx, dims=constant.type.static_shape)
+            )
+    return proto
+
+
+def _outputs(graph: Graph, names: _Names) -> tuple[list[onnx.ValueInfoProto], list[onnx.NodeProto]]:
+    """Output declarations; an output that is an input, a constant, captured or repeated goes through an Identity."""
+    outputs, copies = [], []
+    direct: set[Value] = set()
+    for value in graph.outputs:
+        name = names.of(value)
+        if value in direct or graph.producer(value) is None:
+            copy = Value(f"{value.name}.output", value.type)
+            name = names.of(copy)
+            copies.append(helper.make_node("Identity", [names.of(value)], [name], name=name))
+        direct.add(value)
+        outputs.append(helper.make_value_info(name, spec.type_to_proto(value.type)))
+    return outputs, copies
+
+
+def _node(node: Node, version: int, names: _Names, with_weights: bool) -> onnx.NodeProto:
+    inputs, outputs = [names.of(value) for value in node.inputs], [names.of(value) for value in node.outputs]
+    proto = helper.make_node(node.op, inputs, outputs, name=node.name, domain=node.domain)
+    proto.attribute.extend(_attribute(name, value, version, names, with_weights) for name, value in _kept(node, version))
+    return proto
+
+
+def _kept(node: Node, version: int) -> Iterator[tuple[str, Attr]]:
+    """Attributes the stamped version knows; the others have their default (``_fits`` saw to it)."""
+    found = spec.schema(node.op, node.domain, version if not node.domain else None)
+    for name, value in node.attrs.items():
+        if found is None or name in found.attributes:
+            yield name, value
+
+
+def _attribute(name: str, value: Attr, version: int, names: _Names, with_weights: bool) -> onnx.AttributeProto:
+    if isinstance(value, Graph):
+        return helper.make_attribute(name, _graph(value, version, names, with_weights))
+    if isinstance(value, tuple) and value and isinstance(value[0], Graph):
+        return helper.make_attribute(name, [_graph(item, version, names, with_weights) for item in value if isinstance(item, Graph)])
+    return spec.attr_to_proto(name, value)
+
+
+def save(graph: Graph, path: str | Path, *, opset: int | None = None) -> None:
+    """Write the graph as an .onnx file, whole or not at all; weights beyond 2 GB go to ``PATH.data`` beside it.
+
+    Raises:
+        FileError: the folder cannot be written.
+        UnsupportedModelError: operators without an ONNX form.
+    """
+    target = Path(path)
+    total = sum(constant.nbytes for constant in graph.constants.values())
+    model = to_model(graph, opset)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            part = Path(folder, target.name)
+            if total > MAX_INLINE_BYTES:
+                onnx.save(model, part, save_as_external_data=True, location=f"{target.name}.data", size_threshold=1024)
+                os.replace(Path(folder, f"{target.name}.data"), target.parent / f"{target.name}.data")
+            else:
+                part.write_bytes(model.SerializeToString())
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(part, target)
+    except OSError as error:
+        raise FileError(
+            f"cannot write the model: {error.strerror or error}", where=str(target), next_step="check the folder and its space"
+        ) from None

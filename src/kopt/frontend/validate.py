@@ -1,0 +1,149 @@
+"""Structural checks of a ModelProto before anything is built from it; every rejection names node, operator and tensor."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import onnx
+
+from kopt.errors import InvalidModelError
+from kopt.ir import spec
+
+MAX_NESTING = 24
+"""Levels of control-flow bodies."""
+
+MAX_DENSIFIED_ELEMENTS = 2**28
+_NEWEST_IR = onnx.IR_VERSION
+
+
+def check_model(model: onnx.ModelProto, name: str) -> None:
+    """Versions, imports and names.
+
+    Raises:
+        InvalidModelError: what ONNX does not allow.
+    """
+    if not 1 <= model.ir_version <= _NEWEST_IR:
+        raise InvalidModelError(
+            f"IR version {model.ir_version} does not exist (1 to {_NEWEST_IR} do)", where=name, next_step="export the model again"
+        )
+    domains = ["" if entry.domain == "ai.onnx" else entry.domain for entry in model.opset_import]
+    if len(set(domains)) != len(domains):
+        raise InvalidModelError("a domain is imported twice", where=name, next_step="keep one opset_import per domain")
+    for domain, entry in zip(domains, model.opset_import, strict=True):
+        newest = spec.DOMAIN_VERSIONS.get(domain)
+        if entry.version < 1 or (newest is not None and domain != "com.microsoft" and entry.version > newest):
+            raise InvalidModelError(
+                f"opset {entry.version} of '{domain or 'ai.onnx'}' does not exist (1 to {newest} do)",
+                where=name,
+                next_step="export at an older opset",
+            )
+    keys = [(function.domain, function.name) for function in model.functions]
+    if len(set(keys)) != len(keys):
+        raise InvalidModelError("a function is defined twice", where=name, next_step="rename one of them")
+    _check_graph(model.graph, name, set(), 0)
+
+
+def _check_graph(graph: onnx.GraphProto, name: str, outer: set[str], depth: int) -> None:
+    if depth > MAX_NESTING:
+        raise InvalidModelError(f"control flow nests deeper than {MAX_NESTING}", where=name)
+    made: set[str] = set()
+    for tensor in graph.initializer:
+        _claim(tensor.name, made, name, "initializer")
+    for sparse in graph.sparse_initializer:
+        _claim(sparse.values.name, made, name, "sparse initializer")
+    inputs: set[str] = set()
+    for info in graph.input:
+        if info.name in inputs:
+            raise InvalidModelError(f"input '{info.name}' is declared twice", where=name, next_step="rename one of them")
+        _check_name(info.name, name)
+        inputs.add(info.name)
+    made |= inputs
+    for index, node in enumerate(graph.node):
+        where = f"{name}: '{node.name or next(filter(None, node.output), '') or f'node {index}'}'"
+        _check_node(node, where)
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else ()), *attribute.graphs):
+                _check_graph(body, f"{where} ({attribute.name})", outer | made, depth + 1)
+        for output in filter(None, node.output):
+            _claim(output, made, where, f"output of {node.op_type}")
+    outputs = [info.name for info in graph.output]
+    if depth == 0 and not outputs:
+        raise InvalidModelError("the graph has no outputs", where=name, next_step="export the model again")
+
+
+def _claim(value: str, made: set[str], where: str, kind: str) -> None:
+    _check_name(value, where)
+    if value in made:
+        raise InvalidModelError(f"{kind} '{value}' is made twice", where=where, next_step="every value needs one producer")
+    made.add(value)
+
+
+def _check_name(value: str, where: str) -> None:
+    if not value or any(character in value for character in "\0\n\r"):
+        raise InvalidModelError(f"the name {value!r} is not allowed", where=where, next_step="rename the value")
+
+
+def _check_node(node: onnx.NodeProto, where: str) -> None:
+    if not node.op_type or any(character in node.op_type + node.name for character in "\0\n\r"):
+        raise InvalidModelError(
+            f"a node has the operator {node.op_type!r} and name {node.name!r}", where=where, next_step="export the model again"
+        )
+    seen: set[str] = set()
+    for attribute in node.attribute:
+        if attribute.name in seen:
+            raise InvalidModelError(f"{node.op_type} has attribute '{attribute.name}' twice", where=where, next_step="remove one")
+        seen.add(attribute.name)
+        if attribute.ref_attr_name:
+            raise InvalidModelError(
+                f"attribute '{attribute.name}' of {node.op_type} refers to a function's attribute outside a function", where=where
+            )
+        if attribute.type == onnx.AttributeProto.UNDEFINED:
+            raise InvalidModelError(
+                f"attribute '{attribute.name}' of {node.op_type} has no type", where=where, next_step="export the model again"
+            )
+    if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and (len(node.attribute) != 1 or len(node.output) != 1):
+        raise InvalidModelError("a Constant needs exactly one value and one output", where=where, next_step="export the model again")
+    _check_against_schema(node, where)
+
+
+def _check_against_schema(node: onnx.NodeProto, where: str) -> None:
+    """Attribute types and the number of inputs, by the newest schema that knows them."""
+    found = spec.schema(node.op_type, "" if node.domain == "ai.onnx" else node.domain)
+    if found is None:
+        return
+    for attribute in node.attribute:
+        declared = found.attributes.get(attribute.name)
+        if declared is not None and int(declared.type) != int(attribute.type) and node.op_type not in _RETYPED:
+            raise InvalidModelError(
+                f"attribute '{attribute.name}' of {node.op_type} has type {onnx.AttributeProto.AttributeType.Name(attribute.type)}, not {declared.type.name}",
+                where=where,
+                next_step="see the operator's ONNX specification",
+            )
+    if len(node.input) > found.max_input or len(node.output) > found.max_output:
+        raise InvalidModelError(
+            f"{node.op_type} has {len(node.input)} inputs and {len(node.output)} outputs, at most {found.max_input} and {found.max_output} are allowed",
+            where=where,
+            next_step="see the operator's ONNX specification",
+        )
+
+
+_RETYPED = frozenset({"Cast", "Upsample"})  # an old form of these gave an attribute another type
+
+
+def densify(sparse: onnx.SparseTensorProto, model: str) -> onnx.TensorProto:
+    """A sparse tensor as a dense one of bounded size.
+
+    Raises:
+        InvalidModelError: too large, or indices that do not fit.
+    """
+    where, shape = f"{model}: tensor '{sparse.values.name}'", tuple(sparse.dims)
+    if any(dim < 0 for dim in shape) or prod(shape) > MAX_DENSIFIED_ELEMENTS:
+        raise InvalidModelError(f"a sparse tensor of shape {list(shape)} is too large", where=where, next_step="store it dense")
+    values, indices = onnx.numpy_helper.to_array(sparse.values), onnx.numpy_helper.to_array(sparse.indices)
+    flat = np.ravel_multi_index(tuple(indices.T), shape, mode="clip") if indices.ndim == 2 else indices
+    if flat.size and (flat.min() < 0 or flat.max() >= prod(shape)):
+        raise InvalidModelError("a sparse tensor has indices outside its shape", where=where, next_step="export the model again")
+    dense = np.zeros(prod(shape), values.dtype)
+    dense[flat] = values
+    return onnx.numpy_helper.from_array(dense.reshape(shape), sparse.values.name)
