@@ -52,11 +52,11 @@ def versions(runtime: str) -> dict[str, str]:
     return {name: metadata.version(name) for name in PACKAGES[runtime]}
 
 
-def load_kopt(model: str, inputs: Arrays, _threads: int, _precision: str) -> tuple[Call, ToArrays]:
-    """An artifact made by ``kopt.compile``; precision was decided there, threads come from the environment."""
+def load_kopt(model: str, inputs: Arrays, threads: int, _precision: str) -> tuple[Call, ToArrays]:
+    """An artifact made by ``kopt.compile``, which decided its precision; any tier but the native one would be an error here."""
     import kopt
 
-    session = kopt.load(model)
+    session = kopt.load(model, require="native", threads=threads)
     return lambda: session.run(inputs), lambda outputs: {name: np.asarray(array) for name, array in outputs.items()}
 
 
