@@ -88,6 +88,8 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
 
     def _ask(self, request: dict[str, Any]) -> Any:
         print(json.dumps(request), file=self._process.stdin, flush=True)
@@ -96,8 +98,8 @@ class Child:
     def _answer(self) -> Any:
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
-            code = self._process.wait()
-            raise RuntimeError(f"the process of {self.name} ended with code {code}; its messages stand above")
+            self.close()
+            raise RuntimeError(f"the process of {self.name} ended with code {self._process.returncode}; its messages stand above")
         return json.loads(line)
 
 
