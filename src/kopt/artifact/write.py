@@ -34,6 +34,8 @@ from kopt.targets.base import Signature
 EXTERNAL_BYTES = 1024
 """Constants of the model from this size on lie in weights.safetensors; smaller ones stay in model.onnx."""
 
+_RESERVED = (tensors.PADDING_PREFIX, "__", "tensor.")
+
 
 @dataclass(frozen=True)
 class Program:
@@ -196,7 +198,7 @@ class _WeightStore:
         digest = Constant.of(array).digest
         stored = self._by_digest.get(digest)
         if stored is None:
-            stored = f"{name}.{digest[:16]}" if name in self.tensors or name.startswith((tensors.PADDING_PREFIX, "__")) else name
+            stored = f"tensor.{digest}" if name in self.tensors or name.startswith(_RESERVED) else name
             self.tensors[stored] = array
             self._by_digest[digest] = stored
         self._by_place[place] = stored
