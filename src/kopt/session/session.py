@@ -116,7 +116,7 @@ class Session:
                 plan = self._plans[tuple(map(_TYPE, arrays))]
             if len(inputs) != self._num_inputs:
                 plan, arrays = self._prepare(inputs)
-        except (KeyError, TypeError, AttributeError):
+        except (LookupError, TypeError, AttributeError):
             plan, arrays = self._prepare(inputs)
         results = plan(*arrays)
         if on_device:
