@@ -13,6 +13,7 @@
     ├── ModelError                              6    the user's model
     │   ├── InvalidModelError                        not valid ONNX, contradicting types, hostile structure
     │   ├── UnsupportedModelError                    nodes no backend can compile; all of them are listed
+    │   ├── RowDependenceError                       the rows of a batch cannot be proven independent
     │   └── DynamicShapeError                        a dimension or shape input must be bound first
     ├── TargetError                             7    unknown or absent hardware
     ├── MissingDependencyError                  7    names the extra to install
@@ -129,6 +130,10 @@ class UnsupportedModelError(ModelError):
             reason = f": {reasons[index]}" if index < len(reasons) and reasons[index] else ""
             lines.append(f"  {op} at {location}{reason}")
         super().__init__("\n".join(lines), next_step="`kopt inspect MODEL` lists what each backend supports")
+
+
+class RowDependenceError(ModelError):
+    """The rows of a batch cannot be proven independent of one another, so the batch cannot be changed."""
 
 
 class DynamicShapeError(ModelError):
