@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 
 from kopt.errors import InvalidModelError, Location, UnsupportedModelError
-from kopt.frontend import functions, upgrade, validate
+from kopt.frontend import control_flow, functions, upgrade, validate
 from kopt.frontend.read import read_model
 from kopt.frontend.tensors import constant_from_proto
 from kopt.ir import spec
@@ -75,6 +76,7 @@ class _Reader:
         self.opsets = opsets
         self.unknown: list[tuple[str, Location]] = []
         self._anonymous = 0
+        self._rounds = 0
 
     def graph(self, proto: onnx.GraphProto, outer: Mapping[str, Value], *, body_inputs: list[Type | None] | None = None) -> Graph:
         """One graph. ``body_inputs`` types the inputs of a body from the node that holds it."""
@@ -88,7 +90,8 @@ class _Reader:
                 continue
             known = self._declared(info) if info.type.WhichOneof("value") else None
             given = body_inputs[position] if body_inputs and position < len(body_inputs) else None
-            value = Value(info.name, _merge(known, given, where=f"{self.model}: input '{info.name}'") or _UNKNOWN)
+            type_ = _fitted(known, given) if body_inputs else _merge(known, given, where=f"{self.model}: input '{info.name}'")
+            value = Value(info.name, type_ or _UNKNOWN)
             scope.values[info.name] = value
             inputs.append(value)
         for node in proto.node:
@@ -133,7 +136,7 @@ class _Reader:
         inputs = tuple(scope.values[value] if isinstance(value, str) else value for value in raw.inputs)
         if spec.schema(raw.op, raw.domain) is None and not spec.has_type_rule(raw.op, raw.domain):
             self.unknown.append((f"{raw.domain}::{raw.op}" if raw.domain else raw.op, raw.loc))
-            types: tuple[Type, ...] = tuple(scope.declared.get(name, _UNKNOWN) for name in raw.outputs)
+            types: Sequence[Type] = tuple(scope.declared.get(name, _UNKNOWN) for name in raw.outputs)
             attrs = raw.attrs
         else:
             attrs = {**spec.default_attrs(raw.op, raw.domain), **raw.attrs}
@@ -151,7 +154,9 @@ class _Reader:
         version = spec.DOMAIN_VERSIONS.get(raw.domain, 1)
         scope.nodes.append(Node(raw.op, inputs, tuple(outputs), attrs, raw.loc, raw.domain, version))
 
-    def _types(self, node: Node, scope: _Scope) -> tuple[Type, ...]:
+    def _types(self, node: Node, scope: _Scope) -> Sequence[Type]:
+        if not node.domain and node.op in control_flow.CONTROL_FLOW:
+            return self._body_types(node)
         data: dict[int, np.ndarray] = {}
         for index, value in enumerate(node.inputs):
             constant = scope.constants.get(value) if value is not None else None
@@ -159,25 +164,53 @@ class _Reader:
                 data[index] = constant.array()
         return spec.infer_node(node, data)
 
+    def _body_types(self, node: Node) -> Sequence[Type]:
+        missing = {"If": ("then_branch", "else_branch")}.get(node.op, ("body",))
+        if any(not isinstance(node.attrs.get(name), Graph) for name in missing):
+            raise InvalidModelError(f"{node.op} lacks a body", where=node.loc, next_step="export the model again")
+        types = [self._named(type_) for type_ in control_flow.output_types(node)]
+        if len(types) < len(node.outputs):
+            raise InvalidModelError(
+                f"{node.op} has {len(node.outputs)} outputs but its body makes {len(types)}",
+                where=node.loc,
+                next_step="export the model again",
+            )
+        return types[: len(node.outputs)]
+
     def _attrs(self, proto: onnx.NodeProto, inputs: list[Value | None], scope: _Scope) -> dict[str, Attr]:
         attrs: dict[str, Attr] = {}
+        bodies: list[onnx.AttributeProto] = []
         for attribute in proto.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                attrs[attribute.name] = self._body(attribute.g, proto.op_type, inputs, scope)
-            elif attribute.type == onnx.AttributeProto.GRAPHS:
-                attrs[attribute.name] = tuple(self._body(item, proto.op_type, inputs, scope) for item in attribute.graphs)
+            if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+                bodies.append(attribute)
             elif attribute.type == onnx.AttributeProto.TENSOR:
                 attrs[attribute.name] = constant_from_proto(attribute.t, self.folder, self.model)
             else:
                 attrs[attribute.name] = spec.attr_from_proto(attribute)
+        if bodies:
+            fed = control_flow.body_inputs(proto.op_type, attrs, [None if value is None else value.type for value in inputs])
+            for attribute in bodies:  # after the other attributes, which say what a body is fed
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    attrs[attribute.name] = self._body(attribute.g, proto.op_type, fed, scope)
+                else:
+                    attrs[attribute.name] = tuple(self._body(item, proto.op_type, fed, scope) for item in attribute.graphs)
         return attrs
 
-    def _body(self, proto: onnx.GraphProto, op: str, inputs: list[Value | None], scope: _Scope) -> Graph:
-        visible = {**scope.outer, **scope.values}
-        types: list[Type | None] | None = None
-        if op == "Loop":
-            types = [None if value is None else value.type for value in inputs]
-        body = self.graph(proto, visible, body_inputs=types if op == "Loop" else None)
+    def _body(self, proto: onnx.GraphProto, op: str, fed: list[Type | None], scope: _Scope) -> Graph:
+        """A body, typed for every iteration: that of Loop is read again with wider types until these hold what it makes."""
+        visible = ChainMap({}, scope.values, scope.outer)  # type: ignore[arg-type]
+        mark, opened = len(self.unknown), set[str]()
+        body = self.graph(proto, visible, body_inputs=fed)
+        wider = control_flow.widened(fed, body, opened) if op == "Loop" else None
+        while wider is not None:
+            self._rounds += 1
+            if self._rounds > _MAX_LOOP_ROUNDS:  # nested loops would multiply rounds without end
+                wider = [TensorType(type_.dtype, None) if isinstance(type_, TensorType) and type_.shape else type_ for type_ in wider]
+            fed = [None if type_ is None else self._named(type_) for type_ in wider]
+            opened |= {dim for type_ in fed if isinstance(type_, TensorType) for dim in type_.shape or () if str(dim)[0] == "?"}
+            del self.unknown[mark:]
+            body = self.graph(proto, visible, body_inputs=fed)
+            wider = None if self._rounds > _MAX_LOOP_ROUNDS else control_flow.widened(fed, body, opened)
         for value in body.captures:  # a body's captures are this graph's reads, or its own captures
             if scope.values.get(value.name) is not value:
                 scope.captured[value] = None
@@ -217,6 +250,8 @@ class _Reader:
 
 
 _UNKNOWN = TensorType(spec.DType.F32, None)
+_MAX_LOOP_ROUNDS = 256
+"""How often bodies of loops are read again in one model, to find types that hold on every iteration."""
 
 
 def _constant_node(proto: onnx.NodeProto, folder: Path | None, model: str) -> Constant:
@@ -243,7 +278,7 @@ def _merge(first: Type | None, second: Type | None, *, where: str, op: str = "",
     if first is None or second is None:
         return first or second
     if isinstance(first, TensorType) and isinstance(second, TensorType):
-        compatible = first.dtype == second.dtype or first.shape is None
+        compatible = first.dtype == second.dtype or first == _UNKNOWN  # the latter: inference is silent
         if first.shape is not None and second.shape is not None:
             compatible = compatible and len(first.shape) == len(second.shape)
             compatible = compatible and not any(
@@ -259,6 +294,16 @@ def _merge(first: Type | None, second: Type | None, *, where: str, op: str = "",
             return TensorType(dtype, first.shape if first.shape is not None else second.shape)
         return TensorType(dtype, tuple(_tighter(a, b) for a, b in zip(first.shape, second.shape, strict=True)))
     return first
+
+
+def _fitted(declared: Type | None, fed: Type | None) -> Type | None:
+    """The type of a body's input: what it is fed, with the body's names for dimensions that have none."""
+    if not isinstance(declared, TensorType) or not isinstance(fed, TensorType):
+        return fed or declared
+    if fed.shape is None or declared.shape is None or len(declared.shape) != len(fed.shape):
+        return fed
+    named = (a if str(b)[0] == "?" and isinstance(a, str) and a[0] != "?" else b for a, b in zip(declared.shape, fed.shape, strict=True))
+    return TensorType(fed.dtype, tuple(named))
 
 
 def _tighter(a: Dim, b: Dim) -> Dim:

@@ -33,7 +33,6 @@ def _digest(graph: Graph, *, weights: bool) -> str:
 
 def _parts(graph: Graph, numbers: dict[Value, int], outer: Mapping[Value, Constant], *, weights: bool, top: bool) -> Iterable[str]:
     """The facts that count, in a fixed order; values go by the number of their first mention."""
-
     constants = {**outer, **graph.constants} if outer else graph.constants  # a body may read constants of its enclosing graphs
 
     def number(value: Value | None) -> str:
