@@ -98,6 +98,13 @@ class _Names:
     def __init__(self) -> None:
         self._names: dict[Value, str] = {}
         self._taken: set[str] = set()
+        self._nodes: dict[str, int] = {}
+
+    def node(self, name: str) -> str:
+        """A node's name; the second node that came out of one node of the user gets a number (ONNX Runtime refuses equal names)."""
+        count = self._nodes.get(name, 0)
+        self._nodes[name] = count + 1
+        return self.node(f"{name}.{count}") if count else name
 
     def of(self, value: Value | None) -> str:
         if value is None:
@@ -145,7 +152,7 @@ def _outputs(graph: Graph, names: _Names) -> tuple[list[onnx.ValueInfoProto], li
 
 def _node(node: Node, version: int, names: _Names, with_weights: bool) -> onnx.NodeProto:
     inputs, outputs = [names.of(value) for value in node.inputs], [names.of(value) for value in node.outputs]
-    proto = helper.make_node(node.op, inputs, outputs, name=node.name, domain=node.domain)
+    proto = helper.make_node(node.op, inputs, outputs, name=names.node(node.name), domain=node.domain)
     proto.attribute.extend(_attribute(name, value, version, names, with_weights) for name, value in _kept(node, version))
     return proto
 
