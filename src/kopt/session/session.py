@@ -75,8 +75,8 @@ class Session:
         self._names = tuple(name for name, _ in self.signature.inputs)
         self._outputs = tuple(name for name, _ in self.signature.outputs)
         self._num_inputs = len(self._names)
-        self._single = self._num_inputs == 1
-        self._first = self._names[0] if self._names else ""
+        self._one_to_one = self._num_inputs == len(self._outputs) == 1
+        self._first, self._output = (self._names[0], self._outputs[0]) if self._one_to_one else ("", "")
         self._plans: dict[Any, Plan] = {}
         self._stored: Once[Loaded] = Once(len(self.artifact.manifest.programs) + 1)
         self._fresh: Once[Loaded] = Once(MAX_PROGRAMS, self._forget)
@@ -105,24 +105,18 @@ class Session:
             ShapeNotCompiledError: the session is exact and the artifact does not hold this shape.
             KoptError: compiling for a new shape failed.
         """
-        arrays: Sequence[Any]
-        try:  # every instruction up to the call counts: tiny models take a few microseconds in all
-            if self._single:
+        if self._one_to_one and not on_device:  # a tiny model takes a few microseconds in all, so every instruction counts
+            try:
                 array = inputs[self._first]
-                arrays = (array,)
-                plan = self._plans[array.shape, array.dtype]
-            else:
-                arrays = [inputs[name] for name in self._names]
-                plan = self._plans[tuple(map(_TYPE, arrays))]
-            if len(inputs) != self._num_inputs:
-                plan, arrays = self._prepare(inputs)
-        except (LookupError, TypeError, AttributeError):
-            plan, arrays = self._prepare(inputs)
+                fast = self._plans[array.shape, array.dtype]
+            except (LookupError, TypeError, AttributeError):
+                fast = None
+            if fast is not None and len(inputs) == 1:
+                return {self._output: _asarray(fast(array)[0])}
+        plan, arrays = self._find(inputs)
         results = plan(*arrays)
         if on_device:
             return dict(zip(self._outputs, _finished(results), strict=True))
-        if len(results) == 1:
-            return {self._outputs[0]: _asarray(results[0])}
         return dict(zip(self._outputs, map(_asarray, results), strict=True))
 
     def call(self, inputs: Mapping[str, Any]) -> Callable[[], Sequence[Any]]:
@@ -192,6 +186,16 @@ class Session:
     def __repr__(self) -> str:
         return f"Session('{self.artifact.path}', tier='{self.tier}')"
 
+    def _find(self, inputs: Mapping[str, Any]) -> tuple[Plan, Sequence[Any]]:
+        """The plan for inputs of types that were met before, else as ``_prepare``."""
+        try:
+            arrays = [inputs[name] for name in self._names]
+            types = tuple(map(_TYPE, arrays))
+            plan = self._plans[types[0] if self._one_to_one else types]
+        except (LookupError, TypeError, AttributeError):
+            return self._prepare(inputs)
+        return (plan, arrays) if len(inputs) == self._num_inputs else self._prepare(inputs)
+
     def _prepare(self, inputs: Mapping[str, Any]) -> tuple[Plan, list[Any]]:
         """Check the inputs; the plan for their shapes, and the arrays it takes."""
         if self._closed:
@@ -200,7 +204,7 @@ class Session:
         values = {name: np.asarray(array) for name, array in zip(self._names, arrays, strict=True) if name in self._static}
         taken = [array for name, array in zip(self._names, arrays, strict=True) if name not in values]
         types: tuple[Any, ...] = tuple(map(_TYPE, taken))
-        key = (types, *(array.tobytes() for array in values.values())) if values else types[0] if self._single else types
+        key = (types, *(array.tobytes() for array in values.values())) if values else types[0] if self._one_to_one else types
         plan = self._plans.get(key)
         if plan is None:
             shapes = {name: tuple(array.shape) for name, array in zip(self._names, arrays, strict=True) if name not in values}
