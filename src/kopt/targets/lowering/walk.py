@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -41,7 +42,9 @@ _FAMILIES = (
 def load_lowerings() -> None:
     """Import every family so that its lowerings are registered."""
     for family in _FAMILIES:
-        import_module(f"kopt.targets.lowering.{family}")
+        name = f"kopt.targets.lowering.{family}"
+        if find_spec(name) is not None:
+            import_module(name)
 
 
 def run_graph(

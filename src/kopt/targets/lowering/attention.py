@@ -1,0 +1,121 @@
+"""Attention and rotary embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from kopt.targets.lowering.activation import softmax
+from kopt.targets.lowering.registry import Array, LoweringContext, lowers
+
+
+def _heads(x: Array, count: int) -> Array:
+    """(batch, seq, heads * head_dim) ==> (batch, heads, seq, head_dim)."""
+    batch, seq, width = x.shape
+    return x.reshape(batch, seq, count, width // count).transpose(0, 2, 1, 3)
+
+
+def _scores_dot(a: Array, b: Array) -> Array:
+    low = a.dtype.itemsize == 2
+    return jnp.matmul(a, b, preferred_element_type=np.float32 if low else None)
+
+
+@lowers("Attention")
+def attention(
+    ctx: LoweringContext,
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None = None,
+    past_key: Array | None = None,
+    past_value: Array | None = None,
+    lengths: Array | None = None,
+) -> Any:
+    """softmax(q k^T * scale + mask) v, with caches, grouped heads, soft cap and causal mask. Source: ONNX Attention-23/24."""
+    flat = q.ndim == 3
+    if flat:
+        q, k, v = _heads(q, ctx.attr("q_num_heads")), _heads(k, ctx.attr("kv_num_heads")), _heads(v, ctx.attr("kv_num_heads"))
+    past = 0 if past_key is None else past_key.shape[2]
+    if past_key is not None and past_value is not None:
+        k, v = jnp.concatenate([past_key, k], 2), jnp.concatenate([past_value, v], 2)
+    present = (k, v)
+    repeat = q.shape[1] // k.shape[1]
+    if repeat > 1:
+        k, v = jnp.repeat(k, repeat, 1), jnp.repeat(v, repeat, 1)
+    scale = ctx.attr("scale")
+    root = np.sqrt(scale if scale else 1 / np.sqrt(q.shape[-1])).astype(q.dtype)
+    scores = _scores_dot(q * root, jnp.swapaxes(k * root, -1, -2)).astype(q.dtype)
+    raw = scores
+    bias = _mask(ctx, q, k, mask, lengths, past)
+    mode = ctx.attr("qk_matmul_output_mode", 0)
+    cap = ctx.attr("softcap", 0.0)
+    if cap:
+        scores = jnp.tanh(scores / cap) * cap
+    capped = scores
+    scores = scores if bias is None else scores + bias.astype(scores.dtype)
+    masked = scores
+    weights = _softmax(ctx, scores)
+    y = _scores_dot(weights, v).astype(q.dtype)
+    if flat:
+        y = y.transpose(0, 2, 1, 3).reshape(y.shape[0], y.shape[2], -1)
+    shown = {0: raw, 1: masked, 2: capped, 3: weights}[mode]
+    return (y, *present, shown)[: max(1, ctx.num_outputs)]
+
+
+def _softmax(ctx: LoweringContext, scores: Array) -> Array:
+    precision = ctx.attr("softmax_precision")
+    wide = scores.astype({1: np.float32, 11: np.float64}.get(precision, scores.dtype)) if precision else scores
+    weights = softmax(wide, -1)
+    dead = jnp.all(jnp.isneginf(scores), -1, keepdims=True)  # a row that sees nothing attends to nothing
+    return jnp.where(dead, jnp.zeros_like(weights), weights).astype(scores.dtype)
+
+
+def _mask(ctx: LoweringContext, q: Array, k: Array, mask: Array | None, lengths: Array | None, past: int) -> Array | None:
+    """Everything added to the scores: the given mask, causality and lengths of padded caches."""
+    total, rows = k.shape[2], q.shape[2]
+    low = jnp.asarray(-np.inf, q.dtype)
+    bias = None
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        bias = jnp.where(mask, jnp.zeros((), q.dtype), low) if mask.dtype == np.bool_ else mask
+        short = total - bias.shape[-1]
+        if short > 0:
+            bias = jnp.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(0, short)], constant_values=-np.inf)
+    column = jnp.arange(total)
+    if lengths is not None:
+        held = jnp.asarray(lengths).reshape(-1, 1, 1, 1)
+        padded = jnp.where(column < held, jnp.zeros((), q.dtype), low)
+        bias = padded if bias is None else bias + padded
+    if ctx.attr("is_causal", 0):
+        start = past if lengths is None else jnp.asarray(lengths).reshape(-1, 1, 1, 1) - rows
+        seen = column <= jnp.arange(rows)[:, None] + start
+        causal = jnp.where(seen, jnp.zeros((), q.dtype), low)
+        bias = causal if bias is None else bias + causal
+    return bias
+
+
+@lowers("RotaryEmbedding")
+def rotary_embedding(ctx: LoweringContext, x: Array, cosine: Array, sine: Array, positions: Array | None = None) -> Array:
+    """Pairs of channels rotated by position. Source: ONNX RotaryEmbedding-23."""
+    x = jnp.asarray(x)
+    shape, flat = x.shape, x.ndim == 3
+    if flat:
+        x = x.reshape(shape[0], shape[1], ctx.attr("num_heads"), -1)
+    else:
+        x = x.transpose(0, 2, 1, 3)  # (batch, seq, heads, head_dim)
+    width = ctx.attr("rotary_embedding_dim") or x.shape[-1]
+    turned, rest = x[..., :width], x[..., width:]
+    cosine, sine = jnp.asarray(cosine), jnp.asarray(sine)
+    if positions is not None:
+        cosine, sine = cosine[positions], sine[positions]
+    cosine, sine = cosine[..., None, : width // 2], sine[..., None, : width // 2]
+    if ctx.attr("interleaved"):
+        a, b = turned[..., 0::2], turned[..., 1::2]
+        turned = jnp.stack([cosine * a - sine * b, sine * a + cosine * b], -1).reshape(turned.shape)
+    else:
+        a, b = jnp.split(turned, 2, -1)
+        turned = jnp.concatenate([cosine * a - sine * b, sine * a + cosine * b], -1)
+    y = jnp.concatenate([turned.astype(x.dtype), rest], -1)
+    return y.reshape(shape) if flat else y.transpose(0, 2, 1, 3)

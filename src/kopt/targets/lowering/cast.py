@@ -1,0 +1,50 @@
+"""Conversions between element types."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from kopt.targets.lowering.registry import Array, LoweringContext, lowers
+
+
+def convert(x: Array, dtype: np.dtype, *, saturate: bool = True) -> Array:  # type: ignore[type-arg]
+    """``x`` as ``dtype`` with ONNX's rules: to bool is "not zero"; 8-bit floats saturate when asked; narrow integers wrap."""
+    x = jnp.asarray(x)
+    if x.dtype == dtype:
+        return x
+    if dtype == np.bool_:
+        return x != 0
+    if dtype.name.startswith(("float8", "float4")):
+        return _to_narrow_float(x, dtype, saturate)
+    if dtype.name in ("int4", "uint4", "int2", "uint2") and jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.trunc(x.astype(np.float32)).astype(np.int32).astype(dtype)
+    return x.astype(dtype)
+
+
+def _to_narrow_float(x: Array, dtype: np.dtype, saturate: bool) -> Array:  # type: ignore[type-arg]
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        wide = x.astype(np.float32) if x.dtype.itemsize < 4 else x
+    else:
+        wide = x.astype(np.float32)
+    if saturate and dtype.name != "float8_e8m0fnu":
+        largest = float(ml_dtypes.finfo(dtype).max)
+        wide = jnp.where(jnp.isnan(wide), wide, jnp.clip(wide, -largest, largest))
+    return wide.astype(dtype)
+
+
+@lowers("Cast")
+def cast(ctx: LoweringContext, x: Array) -> Array:
+    """To the type named by ``to``."""
+    dtype = ctx.node.output.tensor.dtype.numpy
+    if isinstance(x, np.ndarray) and x.dtype.kind in "biuf" and dtype.kind in "biuf" and x.dtype.itemsize + dtype.itemsize > 2:
+        with np.errstate(all="ignore"):
+            return x.astype(dtype)
+    return convert(x, dtype, saturate=bool(ctx.attr("saturate", 1)))
+
+
+@lowers("CastLike")
+def cast_like(ctx: LoweringContext, x: Array, like: Array) -> Array:
+    """To the type of the second input."""
+    return convert(x, like.dtype, saturate=bool(ctx.attr("saturate", 1)))
