@@ -133,6 +133,10 @@ class Rebatch:
             RowDependenceError: a node whose rows are not proven independent; the message names it.
             PassError: the numbers contradict the proof.
         """
+        known = [value.name for value in graph.inputs]
+        for name in self.inputs:
+            if name not in known:
+                raise UsageError(f"the model has no input '{name}'", where=graph.name, next_step=f"its inputs are: {', '.join(known)}")
         batched = _batched_inputs(graph, self.inputs)
         if not batched or (isinstance(self.batch, int) and self.batch < 1):
             raise UsageError(
