@@ -33,7 +33,10 @@ def load(model: str | Path | bytes | onnx.ModelProto) -> Graph:
     """
     proto, name, folder = read_model(model)
     validate.check_model(proto, name)
-    proto = functions.inline(proto, name)
+    inlined = functions.inline(proto, name)
+    if inlined is not proto:
+        validate.check_model(inlined, name)
+    proto = inlined
     opsets = {entry.domain if entry.domain != "ai.onnx" else "": entry.version for entry in proto.opset_import}
     reader = _Reader(name, folder, opsets)
     graph = reader.graph(proto.graph, {})
@@ -87,10 +90,16 @@ class _Reader:
         inputs = []
         for position, info in enumerate(proto.input):
             if info.name in scope.values:  # IR < 4 lists initializers as inputs: their default is what counts
+                if info.type.WhichOneof("value"):
+                    _merge(scope.values[info.name].type, self._declared(info), where=f"{self.model}: initializer '{info.name}'")
                 continue
             known = self._declared(info) if info.type.WhichOneof("value") else None
             given = body_inputs[position] if body_inputs and position < len(body_inputs) else None
             type_ = _fitted(known, given) if body_inputs else _merge(known, given, where=f"{self.model}: input '{info.name}'")
+            if type_ is None and body_inputs is None:
+                raise InvalidModelError(
+                    f"input '{info.name}' has no type", where=self.model, next_step="declare its element type and shape"
+                )
             value = Value(info.name, type_ or _UNKNOWN)
             scope.values[info.name] = value
             inputs.append(value)
@@ -109,17 +118,27 @@ class _Reader:
 
     def _node(self, proto: onnx.NodeProto, scope: _Scope) -> None:
         loc = Location(self.model, (proto.name or next(filter(None, proto.output), proto.op_type),))
+        try:
+            self._read_node(proto, loc, scope)
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:  # a shape no check foresaw
+            raise InvalidModelError(
+                f"{proto.op_type} is malformed: {type(error).__name__}: {error}", where=loc, next_step="export the model again"
+            ) from error
+
+    def _read_node(self, proto: onnx.NodeProto, loc: Location, scope: _Scope) -> None:
         domain = "" if proto.domain == "ai.onnx" else proto.domain
+        version = self.opsets.get(domain, 1)
         if domain == "" and proto.op_type == "Constant":
             self._add_constant(scope, proto.output[0], _constant_node(proto, self.folder, self.model))
             return
         inputs = [self._read(name, proto, loc, scope) for name in proto.input]
         while inputs and inputs[-1] is None:
             inputs.pop()
+        upgrade.refuse_lost(proto.op_type, domain, version, loc)
         attrs = self._attrs(proto, inputs, scope)
         raw = upgrade.RawNode(proto.op_type, domain, list(inputs), list(proto.output), attrs, loc)
         emit = upgrade.Emitter(scope.constants, self._fresh)
-        for canonical in upgrade.upgrade(raw, self.opsets.get(domain, 1), emit):
+        for canonical in upgrade.upgrade(raw, version, emit):
             self._emit(canonical, scope)
 
     def _read(self, name: str, proto: onnx.NodeProto, loc: Location, scope: _Scope) -> Value | None:

@@ -99,7 +99,26 @@ def upgrade(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
         return (node,)
     node = node.without(*_LEGACY_ATTRS)
     below, rule = _RULES.get(node.op, (0, None))
-    return rule(node, version, emit) if rule is not None and version < below else (node,)
+    if rule is None or version >= below:
+        return (node,)
+    try:
+        return rule(node, version, emit)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InvalidModelError(
+            f"{node.op} of opset {version} lacks an input or attribute, or has one of the wrong kind ({error})",
+            where=node.loc,
+            next_step="see the operator's ONNX specification",
+        ) from error
+
+
+def refuse_lost(op: str, domain: str, version: int, loc: Location) -> None:
+    """Refuse old forms that cannot be said in the canonical opset, before their bodies are read.
+
+    Raises:
+        InvalidModelError: Scan of opset 8, which had a batch axis of its own.
+    """
+    if not domain and op == "Scan" and version < 9:
+        raise InvalidModelError("Scan of opset 8 is not supported", where=loc, next_step="export at opset 9 or newer")
 
 
 def _attr_to_input(node: RawNode, name: str, index: int, emit: Emitter) -> RawNode:
@@ -179,19 +198,31 @@ def _upsample(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
     return (replace(node, op="Resize", inputs=[node.inputs[0], None, scales], attrs={"mode": mode, **_ASYMMETRIC}),)
 
 
-@_before(11, "Resize")
+@_before(99, "Resize")
 def _resize(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
-    """Resize-10(x, scales) ==> Resize(x, , scales), asymmetric and rounding down."""
-    del version, emit
-    return (replace(node, inputs=[node.inputs[0], None, node.inputs[1]], attrs={**node.attrs, **_ASYMMETRIC}),)
+    """Resize-10(x, scales) ==> Resize(x, , scales), asymmetric and rounding down; empty roi and scales ==> absent ones."""
+    if version < 11:
+        return (replace(node, inputs=[node.inputs[0], None, node.inputs[1]], attrs={**node.attrs, **_ASYMMETRIC}),)
+    if node.attrs.get("coordinate_transformation_mode") == "tf_half_pixel_for_nn":
+        raise InvalidModelError("Resize with tf_half_pixel_for_nn left ONNX at opset 13", where=node.loc, next_step="use half_pixel")
+    inputs = list(node.inputs)
+    for index in (1, 2):
+        constant = emit.constants.get(value) if index < len(inputs) and isinstance(value := inputs[index], Value) else None
+        if constant is not None and constant.type.size == 0:
+            inputs[index] = None
+    return (replace(node, inputs=inputs),)
 
 
 @_before(12, "Dropout")
 def _dropout(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
-    """Dropout(x, ratio=r) ==> Dropout(x, r); inference, as every opset below 12 but a training flag before 7."""
-    del version
+    """Dropout(x, ratio=r) ==> Dropout(x, r); inference. A mask of opset below 10 had the element type of x."""
     ratio = emit.constant(np.asarray(node.attrs.get("ratio", 0.5), np.float32))
-    return (replace(node.without("ratio", "is_test"), inputs=[node.inputs[0], ratio]),)
+    plain = replace(node.without("ratio", "is_test"), inputs=[node.inputs[0], ratio])
+    if version >= 10 or len(node.outputs) < 2 or not node.outputs[1]:
+        return (plain,)
+    mask = emit.fresh("mask")
+    cast = RawNode("Cast", "", [mask], [node.outputs[1]], {"to": node.input_type(0).dtype.onnx}, node.loc)
+    return (replace(plain, outputs=[node.outputs[0], mask]), cast)
 
 
 @_before(13, "Softmax", "LogSoftmax", "Hardmax")
@@ -208,7 +239,7 @@ def _softmax(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
         RawNode("Flatten", "", [node.inputs[0]], [flat], {"axis": axis}, node.loc),
         RawNode(node.op, "", [flat], [result], {"axis": -1}, node.loc),
         RawNode("Shape", "", [node.inputs[0]], [shape], {}, node.loc),
-        RawNode("Reshape", "", [result, shape], node.outputs, {}, node.loc),
+        RawNode("Reshape", "", [result, shape], node.outputs, {"allowzero": 1}, node.loc),
     )
 
 
@@ -219,6 +250,12 @@ def _batch_norm(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]
     if version < 9 and node.attrs.get("spatial", 1) != 1:
         raise InvalidModelError(
             "BatchNormalization with spatial=0 is not supported", where=node.loc, next_step="export at opset 9 or newer"
+        )
+    if any(node.outputs[1:]):
+        raise InvalidModelError(
+            "BatchNormalization in training mode is not supported below opset 14",
+            where=node.loc,
+            next_step="export the model for inference",
         )
     return (replace(node.without("spatial", "is_test"), outputs=node.outputs[:1]),)
 
@@ -348,7 +385,7 @@ def _dft(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
 
 @_before(20, "GridSample")
 def _grid_sample(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
-    """bilinear and bicubic became linear and cubic."""
+    """Bilinear and bicubic became linear and cubic."""
     del version, emit
     mode = str(node.attrs.get("mode", "bilinear"))
     return (replace(node, attrs={**node.attrs, "mode": {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)}),)
@@ -376,8 +413,15 @@ def _recurrent(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
     return (node.without("output_sequence"),)
 
 
-@_before(9, "Scan")
-def _scan(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
-    """Scan-8 had a batch axis of its own."""
+@_before(2, "LpPool", "GlobalLpPool", "LpNormalization")
+def _lp(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
+    """The order p was a float."""
     del version, emit
-    raise InvalidModelError("Scan of opset 8 is not supported", where=node.loc, next_step="export at opset 9 or newer")
+    return (replace(node, attrs={**node.attrs, "p": int(float(node.attrs.get("p", 2)))}),)  # type: ignore[arg-type]
+
+
+@_before(6, "Selu")
+def _selu(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
+    """The defaults had fewer digits."""
+    del version, emit
+    return (replace(node, attrs={"alpha": 1.6732, "gamma": 1.0507, **node.attrs}),)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -15,6 +17,14 @@ MAX_NESTING = 24
 
 MAX_DENSIFIED_ELEMENTS = 2**28
 _NEWEST_IR = onnx.IR_VERSION
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What nodes are checked against: imported versions by domain, and the model's own functions."""
+
+    versions: Mapping[str, int]
+    functions: set[tuple[str, str]]
 
 
 def check_model(model: onnx.ModelProto, name: str) -> None:
@@ -41,10 +51,13 @@ def check_model(model: onnx.ModelProto, name: str) -> None:
     keys = [(function.domain, function.name) for function in model.functions]
     if len(set(keys)) != len(keys):
         raise InvalidModelError("a function is defined twice", where=name, next_step="rename one of them")
-    _check_graph(model.graph, name, set(), 0)
+    versions = {domain: entry.version for domain, entry in zip(domains, model.opset_import, strict=True)}
+    if model.ir_version < 3:
+        versions.setdefault("", 1)  # before imports existed
+    _check_graph(model.graph, name, _Context(versions, set(keys)), 0)
 
 
-def _check_graph(graph: onnx.GraphProto, name: str, outer: set[str], depth: int) -> None:
+def _check_graph(graph: onnx.GraphProto, name: str, context: _Context, depth: int) -> None:
     if depth > MAX_NESTING:
         raise InvalidModelError(f"control flow nests deeper than {MAX_NESTING}", where=name)
     made: set[str] = set()
@@ -61,10 +74,10 @@ def _check_graph(graph: onnx.GraphProto, name: str, outer: set[str], depth: int)
     made |= inputs
     for index, node in enumerate(graph.node):
         where = f"{name}: '{node.name or next(filter(None, node.output), '') or f'node {index}'}'"
-        _check_node(node, where)
+        _check_node(node, where, context)
         for attribute in node.attribute:
             for body in (*([attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else ()), *attribute.graphs):
-                _check_graph(body, f"{where} ({attribute.name})", outer | made, depth + 1)
+                _check_graph(body, f"{where} ({attribute.name})", context, depth + 1)
         for output in filter(None, node.output):
             _claim(output, made, where, f"output of {node.op_type}")
     outputs = [info.name for info in graph.output]
@@ -84,7 +97,7 @@ def _check_name(value: str, where: str) -> None:
         raise InvalidModelError(f"the name {value!r} is not allowed", where=where, next_step="rename the value")
 
 
-def _check_node(node: onnx.NodeProto, where: str) -> None:
+def _check_node(node: onnx.NodeProto, where: str, context: _Context) -> None:
     if not node.op_type or any(character in node.op_type + node.name for character in "\0\n\r"):
         raise InvalidModelError(
             f"a node has the operator {node.op_type!r} and name {node.name!r}", where=where, next_step="export the model again"
@@ -104,31 +117,53 @@ def _check_node(node: onnx.NodeProto, where: str) -> None:
             )
     if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and (len(node.attribute) != 1 or len(node.output) != 1):
         raise InvalidModelError("a Constant needs exactly one value and one output", where=where, next_step="export the model again")
-    _check_against_schema(node, where)
+    if (node.domain, node.op_type) not in context.functions:
+        _check_against_schema(node, where, context.versions)
 
 
-def _check_against_schema(node: onnx.NodeProto, where: str) -> None:
-    """Attribute types and the number of inputs, by the newest schema that knows them."""
-    found = spec.schema(node.op_type, "" if node.domain == "ai.onnx" else node.domain)
+def _check_against_schema(node: onnx.NodeProto, where: str, versions: Mapping[str, int]) -> None:
+    """Attributes and the number of inputs and outputs, by the schema of the version that the model imports."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if domain not in versions:
+        raise InvalidModelError(
+            f"{node.op_type} is of domain '{domain or 'ai.onnx'}', which the model does not import",
+            where=where,
+            next_step="add the domain to opset_import",
+        )
+    found = spec.schema(node.op_type, domain, versions.get(domain))
     if found is None:
         return
     for attribute in node.attribute:
         declared = found.attributes.get(attribute.name)
-        if declared is not None and int(declared.type) != int(attribute.type) and node.op_type not in _RETYPED:
+        if declared is None:
+            known = ", ".join(sorted(found.attributes)) or "none"
             raise InvalidModelError(
-                f"attribute '{attribute.name}' of {node.op_type} has type {onnx.AttributeProto.AttributeType.Name(attribute.type)}, not {declared.type.name}",
+                f"{node.op_type} of version {found.since_version} has no attribute '{attribute.name}'",
+                where=where,
+                next_step=f"remove it, or correct its name (known: {known})",
+            )
+        if int(declared.type) != int(attribute.type):
+            kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
+            raise InvalidModelError(
+                f"attribute '{attribute.name}' of {node.op_type} has type {kind}, not {declared.type.name}",
                 where=where,
                 next_step="see the operator's ONNX specification",
             )
-    if len(node.input) > found.max_input or len(node.output) > found.max_output:
+    for kind, count, least, most in (
+        ("inputs", len(node.input), found.min_input, found.max_input),
+        ("outputs", len(node.output), found.min_output, found.max_output),
+    ):
+        if not least <= count <= most:
+            raise InvalidModelError(
+                f"{node.op_type} has {count} {kind}, but version {found.since_version} takes {least} to {most}",
+                where=where,
+                next_step="see the operator's ONNX specification",
+            )
+    missing = [name for name, item in found.attributes.items() if item.required and all(given.name != name for given in node.attribute)]
+    if missing:
         raise InvalidModelError(
-            f"{node.op_type} has {len(node.input)} inputs and {len(node.output)} outputs, at most {found.max_input} and {found.max_output} are allowed",
-            where=where,
-            next_step="see the operator's ONNX specification",
+            f"{node.op_type} lacks its attribute '{missing[0]}'", where=where, next_step="see the operator's ONNX specification"
         )
-
-
-_RETYPED = frozenset({"Cast", "Upsample"})  # an old form of these gave an attribute another type
 
 
 def densify(sparse: onnx.SparseTensorProto, model: str) -> onnx.TensorProto:
