@@ -253,13 +253,24 @@ def test_numbers_are_checked_where_graphs_can_be_run():
 
 
 def test_row_independence_of_a_bucket():
-    proof = row_independence(Rebatch(4).run(bert(), PassContext()))
+    bucket = Rebatch(4).run(bert(), PassContext())
+    proof = row_independence(bucket)
     assert proof
     assert proof.batch == 4
+    assert proof.axes(bucket) == ({"ids": 0, "mask": 0}, {bucket.outputs[0].name: 0})
+    merged = Rebatch(4).run(gpt(), PassContext())
+    assert row_independence(merged)
+    assert row_independence(merged).axes(merged) is None
     assert not row_independence(one(lambda b, x: b.emit("Softmax", x, attrs={"axis": 0}), (4, 3)))
     refused = row_independence(one(lambda b, x: b.emit("Relu", x), ("n", 3)))
     assert not refused
     assert "known length" in refused.reason
+
+
+def test_a_bucket_is_rebatched_again():
+    for build in (vit, gpt):
+        bucket = Rebatch(4).run(build(), PassContext())
+        check(bucket, batch=2)
 
 
 def test_a_deep_graph_takes_linear_time():

@@ -6,11 +6,11 @@ One forward sweep, linear in the graph (``kopt.passes.layout_sweep``): transpose
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from kopt.ir.graph import MICROSOFT, ONNX, Attr, Graph, node_reads
+from kopt.ir.surgery import all_names
 from kopt.passes import layout_expand, layout_rules  # noqa: F401 (their rules register themselves)
 from kopt.passes.base import PassContext, register
 from kopt.passes.layout_sweep import Sweep
@@ -35,15 +35,7 @@ class LayoutNhwc:
         """The graph in channels-last form; inputs, outputs and their names stay as they are."""
         if not any((node.domain, node.op) in CONVOLUTIONS for _, node in graph.walk()):
             return graph
-        names = {value.name for part in _graphs(graph) for value in (*part.inputs, *part.constants)}
-        names |= {value.name for _, node in graph.walk() for value in node.outputs if value is not None}
-        return _lay_out(graph, ctx, names)
-
-
-def _graphs(graph: Graph) -> Iterator[Graph]:
-    yield graph
-    for _, node in graph.walk():
-        yield from node.subgraphs()
+        return _lay_out(graph, ctx, all_names(graph))
 
 
 def _lay_out(graph: Graph, ctx: PassContext, taken: set[str]) -> Graph:

@@ -21,7 +21,7 @@ from kopt.ir.types import Dim, TensorType
 from kopt.passes import rebatch_rules, rebatch_shape_rules  # noqa: F401 (their rules register themselves)
 from kopt.passes.base import PassContext, register
 from kopt.passes.bind_shapes import BindShapes
-from kopt.passes.rows import RANDOM, Fixed, NodeRows, Original, RowRefusal, Rows, Source, carry, split_axis
+from kopt.passes.rows import RANDOM, Fixed, NodeRows, Original, RowRefusal, Rows, Source, carry, repetitions, split_axis
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,20 @@ class RowIndependence:
     def __bool__(self) -> bool:
         return not self.reason
 
+    def axes(self, graph: Graph) -> tuple[dict[str, int], dict[str, int]] | None:
+        """The batch axis of every input and output that has one, by name: what is padded and cut.
+
+        None without a proof, or where an output's axis holds more than the batch.
+        """
+        held = [(value, self.rows[value]) for value in (*graph.inputs, *graph.outputs) if value in self.rows]
+        if not self or not all(rows.is_plain for _, rows in held):
+            return None
+        inputs, outputs = set(graph.inputs), set(graph.outputs)
+        return (
+            {value.name: rows.axis for value, rows in held if value in inputs},
+            {value.name: rows.axis for value, rows in held if value in outputs},
+        )
+
 
 def row_independence(graph: Graph, inputs: Sequence[str] = ()) -> RowIndependence:
     """Prove that the rows of a static graph do not mix, so that a smaller batch may be padded to this one and its rows cut out again.
@@ -59,9 +73,10 @@ def row_independence(graph: Graph, inputs: Sequence[str] = ()) -> RowIndependenc
         return RowIndependence(0, {}, "its batch is empty", graph.name)
     rows: dict[Value, Rows] = {value: Rows(0) for value in batched}
     forms: dict[Node, NodeRows] = {}
+    repeated: dict[Value, frozenset[Rows]] = {}
     for node in graph.nodes:
         try:
-            form = _carry(graph, node, batch, rows)
+            form = _carry(graph, node, batch, rows, repeated)
         except RowRefusal as refusal:
             return RowIndependence(batch, rows, f"{node.qualified_op}: {refusal.reason}", _where(graph, node))
         if form is not None:
@@ -85,7 +100,7 @@ def _leading(value: Value) -> Dim:
     return shape[0] if shape else 0
 
 
-def _carry(graph: Graph, node: Node, batch: int, rows: dict[Value, Rows]) -> NodeRows | None:
+def _carry(graph: Graph, node: Node, batch: int, rows: dict[Value, Rows], repeated: dict[Value, frozenset[Rows]]) -> NodeRows | None:
     """Enter the rows of the node's outputs; the node's new form, or None where it has nothing to do with the batch."""
     held = [None if value is None else rows.get(value) for value in node_reads(node)]
     if any(item is not None for item in held[len(node.inputs) :]):
@@ -95,8 +110,11 @@ def _carry(graph: Graph, node: Node, batch: int, rows: dict[Value, Rows]) -> Nod
     constants: Mapping[int, np.ndarray] = {}
     if any(item is not None for item in held):
         constants = _constants(graph, node, batch)
-    form = NodeRows(node, batch, held[: len(node.inputs)], constants)
+    same = {index: repeated[value] for index, value in enumerate(node.inputs) if value in repeated}
+    form = NodeRows(node, batch, held[: len(node.inputs)], constants, same)
     outputs = carry(form)
+    if batch != 1 and all(item is None for item in held) and (along := repetitions(form)):
+        repeated[node.output] = along
     rows.update((value, found) for value, found in zip(node.outputs, outputs, strict=False) if value is not None and found is not None)
     return form if any(found is not None for found in form.rows) else None
 
@@ -232,13 +250,9 @@ class _Writer:
     def _repeat(self, value: Value, rows: Rows) -> Value:
         """A constant c  ==>  Expand(c) over the batch, or Reshape(Expand(Reshape(c))) where its axis holds more than the batch."""
         shape = value.shape
-        array = self.graph.constant(value) if self.proof.batch != 1 else None
         split = (*shape[: rows.axis], rows.outer, 1, rows.inner, *shape[rows.axis + 1 :])
-        if array is not None:
-            one = split_axis(array, rows, self.proof.batch).take([0], axis=rows.axis + 1)
-            value = self.builder.constant(
-                one if not rows.is_plain else one.reshape((*shape[: rows.axis], 1, *shape[rows.axis + 1 :])), value.name
-            )
+        if self.proof.batch != 1:
+            value = self._first_row(value, rows)
         type_ = self._type(TensorType(value.tensor.dtype, shape), rows)
         if rows.is_plain:
             return self._emit("Expand", value, self._batch_shape(rows.axis, len(shape)), type_)
@@ -249,6 +263,18 @@ class _Writer:
         wide = TensorType(value.tensor.dtype, (*split[:axis], self.batch, *split[axis + 1 :]))
         value = self._emit("Expand", value, self._batch_shape(axis, len(split)), wide)
         return self._emit("Reshape", value, self._ints(flat), type_)
+
+    def _first_row(self, value: Value, rows: Rows) -> Value:
+        """What a value that repeats itself holds for one row, the axis of ``rows`` as in a batch of one."""
+        shape, axis = value.shape, rows.axis
+        one = (*shape[:axis], rows.outer * rows.inner, *shape[axis + 1 :])
+        array = self.graph.constant(value)
+        if array is not None:
+            return self.builder.constant(split_axis(array, rows, self.proof.batch).take([0], axis=axis + 1).reshape(one), value.name)
+        split = (*shape[:axis], rows.outer, self.proof.batch, rows.inner, *shape[axis + 1 :])
+        value = self.builder.emit("Reshape", value, self._ints(split))
+        value = self.builder.emit("Slice", value, self._ints([0]), self._ints([1]), self._ints([axis + 1]))
+        return self.builder.emit("Reshape", value, self._ints(one))
 
     def _emit(self, op: str, value: Value, shape: Value, type_: TensorType) -> Value:
         return self.builder.emit_many(op, value, shape, hint=f"{value.name}.rows", types=[type_])[0]

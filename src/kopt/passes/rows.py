@@ -84,13 +84,22 @@ class NodeRows:
         node: the node in the original graph; all its values are tensors of known shape.
         batch: the size of the batch in the original graph.
         rows: of each input, None where it has none or is absent.
+        repeated: for inputs without rows, along what they are known to hold the same for every row.
         sources: the inputs of the rewritten node; a rule replaces entries.
         attrs: attributes of the rewritten node that differ.
         op: operator of the rewritten node.
     """
 
-    def __init__(self, node: Node, batch: int, rows: Sequence[Rows | None], constants: Mapping[int, np.ndarray]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        batch: int,
+        rows: Sequence[Rows | None],
+        constants: Mapping[int, np.ndarray],
+        repeated: Mapping[int, frozenset[Rows]] | None = None,
+    ) -> None:
         self.node = node
+        self.repeated = repeated or {}
         self.batch = batch
         self.rows = tuple(rows)
         self.sources: list[Source] = [None if value is None else Original(index) for index, value in enumerate(node.inputs)]
@@ -185,6 +194,8 @@ class NodeRows:
         self.sources[index] = Spread(index, rows)
 
     def _rows_agree(self, index: int, rows: Rows) -> bool:
+        if rows in self.repeated.get(index, ()):
+            return True
         array = self.constant(index)
         if array is None:
             return False
@@ -230,6 +241,25 @@ def _liking(rows: Rows, axis: int, rank: int) -> int:
     if rows.outer == 1 and rows.axis < rank - 1:
         return 2
     return 3 if rows.inner == 1 else 4
+
+
+def repetitions(ctx: NodeRows) -> frozenset[Rows]:
+    """Along what the output of a node without rows holds the same for every row: an Expand, or a Reshape of one."""
+    node = ctx.node
+    source = node.input(0)
+    if node.op not in ("Expand", "Reshape") or source is None or not (source.tensor.is_static and node.output.tensor.is_static):
+        return frozenset()
+    before, after = source.shape, node.output.shape
+    if node.op == "Expand":
+        full = (1,) * (len(after) - len(before)) + before
+        return frozenset(Rows(axis) for axis, dim in enumerate(after) if dim == ctx.batch != full[axis])
+    found = set()
+    for rows in ctx.repeated.get(0, ()):
+        try:
+            found.add(reshaped_rows(ctx, rows, before, after))
+        except RowRefusal:
+            continue
+    return frozenset(found)
 
 
 RowRule: TypeAlias = Callable[[NodeRows], "tuple[Rows | None, ...]"]
