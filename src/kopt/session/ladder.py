@@ -108,7 +108,7 @@ class Ladder:
         reasons: list[str] = []
         steps: tuple[tuple[str, Callable[[StoredProgram], Executable]], ...] = (
             (NATIVE, self._native),
-            (RECOMPILED, self._recompiled),
+            (RECOMPILED, self.recompile),
             (REFERENCE, self._reference),
         )
         for tier, step in steps:
@@ -157,8 +157,12 @@ class Ladder:
         code = bytes(self.artifact.read(program.native))
         return backend(program.backend).load(code, self.artifact.program_weights(program), program.signature, self.target)
 
-    def _recompiled(self, program: StoredProgram) -> Executable:
-        """From StableHLO; where the artifact holds none, from its model."""
+    def recompile(self, program: StoredProgram) -> Executable:
+        """A stored program compiled on this machine: from StableHLO, or where the artifact holds none from its model.
+
+        Raises:
+            ToolchainError: the compiler failed.
+        """
         chosen = backend(program.backend)
         build = getattr(chosen, "compile_portable", None)
         if not program.portable or build is None:
