@@ -31,14 +31,13 @@ def compile_artifact(model: Path, output: Path, batch: int, precision: str) -> N
 def rebatch(model: Path, output: Path, batch: int) -> None:
     """The model with its fixed batch of one replaced by ``batch``, as an ONNX file that every runtime gets alike."""
     import onnx
+
     from kopt.frontend.export import to_model
     from kopt.frontend.load import load
+    from kopt.passes.pipeline import Pipeline
     from kopt.passes.rebatch import Rebatch
 
-    from kopt.passes.bind_shapes import BindShapes
-    from kopt.passes.pipeline import Pipeline
-
-    graph, _ = Pipeline((Rebatch(), BindShapes(dims={"batch": batch}))).run(load(model))
+    graph, _ = Pipeline((Rebatch(batch=batch),)).run(load(model))
     onnx.save(to_model(graph, opset=20), output)
 
 
