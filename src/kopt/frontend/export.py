@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -68,7 +68,7 @@ def _fits(node: Node, version: int) -> bool:
     return all(value is None or formal not in allowed or _onnx_type(value) in allowed[formal] for value, formal in values)
 
 
-def _formals(parameters: list[onnx.defs.OpSchema.FormalParameter], count: int) -> list[str]:
+def _formals(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], count: int) -> list[str]:
     """The type parameter of each position; a variadic last one repeats."""
     return [parameters[min(k, len(parameters) - 1)].type_str for k in range(count)] if parameters else [""] * count
 
@@ -188,12 +188,12 @@ def save(graph: Graph, path: str | Path, *, opset: int | None = None) -> None:
             part = Path(folder, target.name)
             if total > MAX_INLINE_BYTES:
                 onnx.save(model, part, save_as_external_data=True, location=f"{target.name}.data", size_threshold=1024)
-                os.replace(Path(folder, f"{target.name}.data"), target.parent / f"{target.name}.data")
+                Path(folder, f"{target.name}.data").replace(target.parent / f"{target.name}.data")
             else:
                 part.write_bytes(model.SerializeToString())
             with part.open("rb") as file:
                 os.fsync(file.fileno())
-            os.replace(part, target)
+            part.replace(target)
     except OSError as error:
         raise FileError(
             f"cannot write the model: {error.strerror or error}", where=str(target), next_step="check the folder and its space"

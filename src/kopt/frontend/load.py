@@ -17,7 +17,7 @@ from kopt.frontend.tensors import constant_from_proto
 from kopt.ir import spec
 from kopt.ir.constant import Constant
 from kopt.ir.graph import Attr, Graph, Node, Value
-from kopt.ir.types import Dim, OptionalType, SequenceType, TensorType, Type
+from kopt.ir.types import Dim, DType, OptionalType, SequenceType, TensorType, Type
 
 
 def load(model: str | Path | bytes | onnx.ModelProto) -> Graph:
@@ -226,7 +226,7 @@ class _Reader:
             if self._rounds > _MAX_LOOP_ROUNDS:  # nested loops would multiply rounds without end
                 wider = [TensorType(type_.dtype, None) if isinstance(type_, TensorType) and type_.shape else type_ for type_ in wider]
             fed = [None if type_ is None else self._named(type_) for type_ in wider]
-            opened |= {dim for type_ in fed if isinstance(type_, TensorType) for dim in type_.shape or () if str(dim)[0] == "?"}
+            opened |= {str(dim) for type_ in fed if isinstance(type_, TensorType) for dim in type_.shape or () if str(dim)[0] == "?"}
             del self.unknown[mark:]
             body = self.graph(proto, visible, body_inputs=fed)
             wider = None if self._rounds > _MAX_LOOP_ROUNDS else control_flow.widened(fed, body, opened)
@@ -268,7 +268,7 @@ class _Reader:
         return validate.densify(sparse, self.model)
 
 
-_UNKNOWN = TensorType(spec.DType.F32, None)
+_UNKNOWN = TensorType(DType.F32, None)
 _MAX_LOOP_ROUNDS = 256
 """How often bodies of loops are read again in one model, to find types that hold on every iteration."""
 

@@ -48,10 +48,11 @@ def read_regular_file(path: Path, limit: int) -> bytes:
         raise FileError(
             f"cannot read the model: {error.strerror}", where=str(path), next_step="check the path and its permissions"
         ) from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise FileError("the model is not a regular file", where=str(path), next_step="give the path of an .onnx file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise FileError("the model is not a regular file", where=str(path), next_step="give the path of an .onnx file")
         if status.st_size > limit:
             raise InvalidModelError(
                 f"the file has {status.st_size} bytes, protobuf takes at most {limit}",

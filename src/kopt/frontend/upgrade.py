@@ -179,7 +179,7 @@ def _clip(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
 def _topk(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
     """TopK(x, k=5) ==> TopK(x, [5])."""
     del version
-    return (replace(node.without("k"), inputs=[node.inputs[0], emit.ints([node.attrs["k"]])]),)
+    return (replace(node.without("k"), inputs=[node.inputs[0], emit.constant(np.asarray([node.attrs["k"]], np.int64))]),)
 
 
 _ASYMMETRIC: dict[str, Attr] = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}

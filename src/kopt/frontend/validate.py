@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -142,10 +143,11 @@ def _check_against_schema(node: onnx.NodeProto, where: str, versions: Mapping[st
                 where=where,
                 next_step=f"remove it, or correct its name (known: {known})",
             )
-        if int(declared.type) != int(attribute.type):
-            kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
+        wanted: Any = declared.type  # an enum at run time, which onnx's stubs do not say
+        if wanted.value != attribute.type:
+            kind, expected = (onnx.AttributeProto.AttributeType.Name(number) for number in (attribute.type, wanted.value))
             raise InvalidModelError(
-                f"attribute '{attribute.name}' of {node.op_type} has type {kind}, not {declared.type.name}",
+                f"attribute '{attribute.name}' of {node.op_type} has type {kind}, not {expected}",
                 where=where,
                 next_step="see the operator's ONNX specification",
             )

@@ -22,7 +22,14 @@ from kopt.ir.types import DType, OptionalType, SequenceType, TensorType, Type
 CANONICAL_OPSET = 28
 """The ai.onnx version every node of a Graph follows; ``kopt.frontend.upgrade`` brings older models there."""
 
-DOMAIN_VERSIONS = {"": CANONICAL_OPSET, "ai.onnx.ml": 5, "ai.onnx.preview": 1, "ai.onnx.preview.training": 1, "com.microsoft": 1, "com.kopt": 1}
+DOMAIN_VERSIONS = {
+    "": CANONICAL_OPSET,
+    "ai.onnx.ml": 5,
+    "ai.onnx.preview": 1,
+    "ai.onnx.preview.training": 1,
+    "com.microsoft": 1,
+    "com.kopt": 1,
+}
 
 TypeRule: TypeAlias = Callable[[Node, Sequence[Type | None], Mapping[int, np.ndarray]], Sequence[Type]]
 _TYPE_RULES: dict[tuple[str, str], TypeRule] = {}
@@ -147,7 +154,9 @@ def type_from_proto(proto: onnx.TypeProto) -> Type:
     if kind == "optional_type":
         return OptionalType(type_from_proto(proto.optional_type.elem_type))
     if kind != "tensor_type":
-        raise InvalidModelError(f"values of type {kind or 'undefined'} are not supported", next_step="use a tensor, a sequence or an optional")
+        raise InvalidModelError(
+            f"values of type {kind or 'undefined'} are not supported", next_step="use a tensor, a sequence or an optional"
+        )
     tensor = proto.tensor_type
     try:
         dtype = DType.from_onnx(tensor.elem_type)
@@ -166,15 +175,15 @@ def type_from_proto(proto: onnx.TypeProto) -> Type:
     return TensorType(dtype, tuple(dims))
 
 
-def type_to_proto(type_: Type) -> onnx.TypeProto:
-    """The ONNX form of a type; dimensions named "?..." become unknown."""
+def type_to_proto(type_: Type, *, anonymous: bool = False) -> onnx.TypeProto:
+    """The ONNX form of a type; dimensions named "?..." become unknown, unless ``anonymous`` asks to keep their names."""
     if isinstance(type_, SequenceType):
-        return helper.make_sequence_type_proto(type_to_proto(type_.element))
+        return helper.make_sequence_type_proto(type_to_proto(type_.element, anonymous=anonymous))
     if isinstance(type_, OptionalType):
-        return helper.make_optional_type_proto(type_to_proto(type_.element))
+        return helper.make_optional_type_proto(type_to_proto(type_.element, anonymous=anonymous))
     shape = None
     if type_.shape is not None:
-        shape = [None if isinstance(dim, str) and dim.startswith("?") else dim for dim in type_.shape]
+        shape = [None if isinstance(dim, str) and dim.startswith("?") and not anonymous else dim for dim in type_.shape]
     return helper.make_tensor_type_proto(type_.dtype.onnx, shape)
 
 
@@ -201,7 +210,7 @@ def infer_node(node: Node, constants: Mapping[int, np.ndarray] | None = None) ->
     )
     proto.domain = node.domain
     proto.attribute.extend(attr_to_proto(name, value) for name, value in node.attrs.items() if not _holds_graph(value))
-    types = {f"i{k}": type_to_proto(value.type) for k, value in enumerate(node.inputs) if value is not None}
+    types = {f"i{k}": type_to_proto(value.type, anonymous=True) for k, value in enumerate(node.inputs) if value is not None}
     data = {f"i{k}": tensor_proto(array, f"i{k}") for k, array in constants.items() if array.size <= MAX_DATA_ELEMENTS}
     imports = [helper.make_opsetid(domain, version) for domain, version in DOMAIN_VERSIONS.items() if domain != "com.kopt"]
     try:
@@ -212,6 +221,10 @@ def infer_node(node: Node, constants: Mapping[int, np.ndarray] | None = None) ->
         raise InvalidModelError(
             f"{node.qualified_op} does not accept ({shapes}): {detail}", where=node.loc, next_step="see the operator's ONNX specification"
         ) from error
+    for type_ in result.values():
+        for dim in type_.tensor_type.shape.dim:
+            if dim.dim_value < 0:  # onnx says -1 where a target shape is not known
+                dim.Clear()
     return tuple(type_from_proto(result[f"o{k}"]) if f"o{k}" in result else TensorType(DType.F32, None) for k in range(len(node.outputs)))
 
 
