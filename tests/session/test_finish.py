@@ -17,11 +17,13 @@ def test_the_copy_runs_natively(rng, tmp_path, backend):
     bare = artifact_of(graph, tmp_path / "bare.kopt", (2, 4), native=False, backend=backend)
     assert load(bare.path).tier == "recompiled"
     done = finish(bare.path, tmp_path / "done.kopt")
-    session = load(done.path, require="native")
+    session = load(done.path)
+    assert session.tier == "native"
     x = rng.standard_normal((4, 16)).astype(np.float32)
     for found, expected in zip(session.run({"x": x}).values(), expected_mlp(graph, x), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     assert load(bare.path).tier == "recompiled"
+    assert session.run({"x": x[:3]})  # a shape it does not hold, compiled from the model inside
 
 
 def test_code_of_another_machine_is_replaced(rng, tmp_path):

@@ -62,14 +62,16 @@ class Staging:
                 os.fsync(file.fileno())
         self.files[path] = digest(map_file(target, target.stat().st_size))
 
-    def link(self, path: str, source: Path, entry: StoredFile) -> None:
-        """Take over a file of another artifact: as a hard link where the file system allows, else as a copy."""
+    def take(self, path: str, source: Path, entry: StoredFile) -> None:
+        """Take over a file of another artifact.
+
+        A file of the artifact that is being replaced is linked, others are copied: model readers refuse weights that have a
+        second name elsewhere.
+        """
         target = self._root / check_path(path)
         with _file_errors(self.output):
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                target.hardlink_to(source)
-            except OSError:  # another file system, or one without links
+            if not (source.is_relative_to(self.output) and _linked(target, source)):
                 shutil.copyfile(source, target)
                 _sync(target)
         self.files[path] = entry
@@ -138,6 +140,14 @@ def _alive(pid: int) -> bool:
         return False
     except (PermissionError, OverflowError):
         return True
+    return True
+
+
+def _linked(target: Path, source: Path) -> bool:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # the file system has no links
+        return False
     return True
 
 

@@ -161,7 +161,7 @@ def rewrite(
     with Staging(Path(output)) as staging:
         for path, entry in old.files.items():
             if path not in fresh:
-                staging.link(path, artifact.path / path, entry)
+                staging.take(path, artifact.path / path, entry)
         for path, content in fresh.items():
             staging.add(path, content)
         digest = program_digest(staging.files, old.signature, tuple(programs), old.config)
