@@ -10,33 +10,27 @@ from kopt.errors import Location
 from kopt.ir import spec
 from kopt.ir.constant import Constant
 from kopt.ir.graph import Attr, Graph, Node, Value
-from kopt.ir.types import DType, Type, TensorType, Dim
+from kopt.ir.surgery import Names
+from kopt.ir.types import Dim, DType, TensorType, Type
 
 
 class Builder:
     """Collects nodes and constants; every emitted value gets an unused name and an inferred type."""
 
-    def __init__(self, taken: Iterable[str] = (), *, loc: Location | None = None) -> None:
+    def __init__(self, taken: Iterable[str] | Names = (), *, loc: Location | None = None) -> None:
         self.nodes: list[Node] = []
         self.constants: dict[Value, Constant] = {}
         self.loc = loc or Location()
-        self._taken = taken if isinstance(taken, set) else set(taken)
+        self._names = taken if isinstance(taken, Names) else Names(taken)
 
     @classmethod
     def for_graph(cls, graph: Graph) -> Builder:
         """A builder whose fresh names collide with no name of ``graph``."""
-        names = {value.name for value in (*graph.inputs, *graph.constants)}
-        names |= {value.name for node in graph.nodes for value in node.outputs if value is not None}
-        return cls(names)
+        return cls(Names.of(graph))
 
     def fresh(self, hint: str) -> str:
         """An unused name that starts with ``hint``."""
-        name, count = hint, 0
-        while name in self._taken:
-            count += 1
-            name = f"{hint}_{count}"
-        self._taken.add(name)
-        return name
+        return self._names.fresh(hint)
 
     def input(self, name: str, dtype: DType | str, shape: Sequence[Dim] | None) -> Value:
         """A new graph input."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from kopt.errors import Location
+from kopt.errors import InvalidModelError, Location, PassError
 from kopt.ir.graph import Graph, Node
 
 
@@ -108,14 +108,24 @@ def run_pass(pass_: Pass, graph: Graph, ctx: PassContext, spec: str = "") -> tup
     """Run one pass, verify its result and record what it did.
 
     Raises:
-        InvalidModelError: the pass broke the graph.
+        PassError: the pass broke the graph (a defect of kopt, not of the model).
     """
     ctx.skips, ctx.rewrites = [], {}
     start = time.perf_counter()
     result = pass_.run(graph, ctx)
     if result is not graph:
-        result.verify()
+        try:
+            result.verify()
+        except InvalidModelError as error:
+            what = f"pass '{pass_.name}' broke the graph: {error.what}"
+            raise PassError(what, where=error.where, next_step="leave the pass out, and report this as a defect of kopt") from error
     record = PassRecord(
-        pass_.name, spec or pass_.name, time.perf_counter() - start, len(graph.nodes), len(result.nodes), dict(ctx.rewrites), tuple(ctx.skips)
+        pass_.name,
+        spec or pass_.name,
+        time.perf_counter() - start,
+        len(graph.nodes),
+        len(result.nodes),
+        dict(ctx.rewrites),
+        tuple(ctx.skips),
     )
     return result, record

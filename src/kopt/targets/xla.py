@@ -70,7 +70,8 @@ class XlaExecutable:
             placed = [jax.device_put(_aligned(array), device) for array in weights.values()]
         avals = [internals.shaped_array(array.shape, array.dtype) for array in weights.values()]
         avals += [internals.shaped_array(tensor.static_shape, tensor.dtype.numpy) for _, tensor in signature.inputs]
-        call = partial(internals.fast_call(executable, avals, device, "kopt"), *placed)
+        function = internals.fast_call(executable, avals, device, "kopt")
+        call = partial(function, *placed) if placed else function
         self._call = call
         self.dispatch = self._call_wide if self._wide else call
 

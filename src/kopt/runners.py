@@ -1,0 +1,263 @@
+"""Runtimes to measure, each in a process of its own that sleeps while another one runs.
+
+Two spinning thread pools in one process take each other's cores, so nothing is ever timed beside another runtime. A child
+speaks JSON lines: it announces itself when its model is loaded, then answers one request at a time.
+Usage of the child: ``python -m kopt.runners KIND MODEL INPUTS THREADS``
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, cast
+
+import numpy as np
+
+from kopt.errors import KoptError, MissingDependencyError, ToolchainError, UsageError
+from kopt.measure import Measurement, Protocol, abba, time_block
+
+KINDS = {"kopt": None, "onnxruntime": "ort", "openvino": "openvino"}
+"""Kind of runner -> the extra that installs it."""
+
+_START_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a child reports once it is ready.
+
+    Attributes:
+        import_s, load_s, first_s: seconds to import the runtime, to load the model, and of the first inference.
+        version: of the runtime.
+    """
+
+    import_s: float
+    load_s: float
+    first_s: float
+    version: str
+
+
+class Runner:
+    """A child process that holds one model in one runtime; use it as a context manager."""
+
+    def __init__(self, kind: str, model: str | Path, inputs: Mapping[str, np.ndarray], *, threads: int) -> None:
+        """Start the child and wait until its model has answered once.
+
+        Raises:
+            UsageError: unknown kind.
+            MissingDependencyError: the runtime is not installed.
+            ToolchainError: the runtime cannot load or run the model.
+        """
+        if kind not in KINDS:
+            raise UsageError(f"unknown runner '{kind}'", next_step=f"choose one of: {', '.join(KINDS)}")
+        if not available(kind):
+            raise MissingDependencyError(f"{kind} is not installed", next_step=f"pip install 'kopt[{KINDS[kind]}]'")
+        self.kind = kind
+        self._folder = tempfile.TemporaryDirectory(prefix="kopt-runner-")
+        feeds = Path(self._folder.name, "inputs.npz")
+        np.savez(feeds, allow_pickle=False, **{f"input_{k}": array for k, array in enumerate(inputs.values())})
+        Path(self._folder.name, "names.json").write_text(json.dumps(list(inputs)))
+        self._errors = Path(self._folder.name, "stderr").open("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "kopt.runners", kind, str(model), self._folder.name, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "NPROC": str(threads), "OMP_NUM_THREADS": str(threads)},
+            text=True,
+        )
+        try:
+            ready = self._receive()
+        except KoptError:
+            self.close()
+            raise
+        self.started = Started(**ready)
+
+    def block(self, block_s: float, min_calls: int) -> list[int]:
+        """Time calls for a while; nanoseconds each."""
+        return cast("list[int]", self._ask({"block_s": block_s, "min_calls": min_calls})["samples_ns"])
+
+    def outputs(self) -> list[np.ndarray]:
+        """The model's outputs for the runner's inputs, in model order."""
+        count = int(self._ask({"outputs": True})["count"])
+        with np.load(Path(self._folder.name, "outputs.npz"), allow_pickle=False) as stored:
+            return [stored[f"output_{k}"] for k in range(count)]
+
+    def peak_bytes(self) -> int:
+        """Peak resident memory of the child so far."""
+        return int(self._ask({"memory": True})["peak_bytes"])
+
+    def close(self) -> None:
+        """End the child."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                stream.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        stdin = cast("IO[str]", self._process.stdin)
+        try:
+            stdin.write(json.dumps(request) + "\n")
+            stdin.flush()
+        except BrokenPipeError:
+            pass  # the child is gone; its last words are read below
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        line = cast("IO[str]", self._process.stdout).readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
+        if "error" in answer:
+            raise ToolchainError(f"{self.kind} failed: {answer['error']}", next_step="see its own documentation for this message")
+        return answer
+
+    def _last_words(self) -> str:
+        self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        return lines[-1] if lines else f"its process ended with code {self._process.returncode}"
+
+
+def available(kind: str) -> bool:
+    """Whether the runtime of a runner is installed."""
+    return kind == "kopt" or find_spec(kind) is not None
+
+
+def alternate(
+    runners: Sequence[Runner], protocol: Protocol, progress: Callable[[int], None] | None = None
+) -> list[Measurement]:
+    """Measure runners in turn, block by block, the order reversed in every other round."""
+    for runner in runners:
+        runner.block(protocol.warmup_s, 3)
+    blocks: list[list[tuple[int, ...]]] = [[] for _ in runners]
+    for number, (first, _) in enumerate(abba(protocol.rounds)):
+        order = range(len(runners)) if first == 0 else range(len(runners) - 1, -1, -1)
+        for index in order:
+            blocks[index].append(tuple(runners[index].block(protocol.block_s, protocol.min_calls)))
+        if progress is not None:
+            progress(number + 1)
+    return [Measurement(tuple(side)) for side in blocks]
+
+
+def _open_kopt(model: str, threads: int) -> tuple[Callable[[dict[str, np.ndarray]], tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]], str]:
+    from kopt import __version__
+    from kopt.session import load
+
+    session = load(model, threads=threads)
+
+    def bind(feeds: dict[str, np.ndarray]) -> tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]:
+        return session.call(feeds), lambda: [np.asarray(array) for array in session.run(feeds).values()]
+
+    return bind, __version__
+
+
+def _open_onnxruntime(model: str, threads: int) -> tuple[Callable[[dict[str, np.ndarray]], Any], str]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+
+    def bind(feeds: dict[str, np.ndarray]) -> tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]:
+        named = {name: feeds[name] for name in names}
+        return (lambda: session.run(None, named)), (lambda: session.run(None, named))
+
+    return bind, onnxruntime.__version__
+
+
+def _open_openvino(model: str, threads: int) -> tuple[Callable[[dict[str, np.ndarray]], Any], str]:
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    request = compiled.create_infer_request()
+
+    def bind(feeds: dict[str, np.ndarray]) -> tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]:
+        ordered = [feeds[port.get_any_name()] for port in compiled.inputs]
+        return (lambda: request.infer(ordered, share_inputs=True)), (
+            lambda: [np.array(request.infer(ordered)[port]) for port in compiled.outputs]
+        )
+
+    return bind, openvino.__version__.split("-")[0]
+
+
+_OPENERS = {"kopt": _open_kopt, "onnxruntime": _open_onnxruntime, "openvino": _open_openvino}
+_IMPORTS = {"kopt": "jax", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A copy at a 64-byte boundary, which every runtime may read in place."""
+    buffer = np.empty(array.nbytes + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    copy: np.ndarray = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def _serve(kind: str, model: str, folder: str, threads: int, reply: Callable[[Mapping[str, Any]], None]) -> None:
+    names = json.loads(Path(folder, "names.json").read_text())
+    with np.load(Path(folder, "inputs.npz"), allow_pickle=False) as stored:
+        feeds = {name: _aligned(stored[f"input_{k}"]) for k, name in enumerate(names)}
+    start = time.perf_counter()
+    __import__(_IMPORTS[kind])
+    imported = time.perf_counter()
+    bind, version = _OPENERS[kind](model, threads)
+    loaded = time.perf_counter()
+    call, outputs = bind(feeds)
+    call()
+    first = time.perf_counter()
+    reply({"import_s": imported - start, "load_s": loaded - imported, "first_s": first - loaded, "version": version})
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "block_s" in request:
+            reply({"samples_ns": time_block(call, request["block_s"], request["min_calls"])})
+        elif "outputs" in request:
+            arrays = outputs()
+            np.savez(Path(folder, "outputs.npz"), allow_pickle=False, **{f"output_{k}": array for k, array in enumerate(arrays)})
+            reply({"count": len(arrays)})
+        else:
+            reply({"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The child's side; see the module's usage line."""
+    kind, model, folder, threads = arguments
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a runtime prints must not mix with the answers
+
+    def reply(answer: Mapping[str, Any]) -> None:
+        channel.write(json.dumps(answer) + "\n")
+        channel.flush()
+
+    try:
+        _serve(kind, model, folder, int(threads), reply)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # any runtime's own exception becomes one line for the parent
+        reply({"error": str(error).splitlines()[0] if str(error) else type(error).__name__})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
