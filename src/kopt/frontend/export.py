@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from kopt.errors import FileError, UnsupportedModelError
+from kopt.errors import FileError, UnsupportedModelError, UsageError
 from kopt.ir import spec
 from kopt.ir.graph import KOPT, Attr, Graph, Node, Value
 
@@ -30,18 +30,32 @@ def to_model(graph: Graph, opset: int | None = None, *, with_weights: bool = Tru
         with_weights: False writes initializers of the right type without their values.
 
     Raises:
-        UnsupportedModelError: operators without an ONNX form, all of them listed.
+        UnsupportedModelError: operators without an ONNX form, or without one at ``opset``; all of them listed.
+        UsageError: an opset that does not exist.
     """
     foreign = [(node.qualified_op, node.loc) for _, node in graph.walk() if node.domain == KOPT]
     if foreign:
         raise UnsupportedModelError(foreign, backend="onnx", reasons=["has no ONNX form"] * len(foreign))
+    if opset is not None:
+        _refuse_changed(graph, opset)
     version = opset or max((needed_opset(node) for _, node in graph.walk()), default=PREFERRED_OPSET)
-    proto = _graph(graph, version, _Names(), with_weights)
+    proto = _graph(graph, version, _Names(), with_weights, top=True)
     domains = {node.domain for _, node in graph.walk()} - {""}
     imports = [helper.make_opsetid("", version), *(helper.make_opsetid(d, spec.DOMAIN_VERSIONS.get(d, 1)) for d in sorted(domains))]
     model = helper.make_model(proto, opset_imports=imports, producer_name="kopt", ir_version=10 if version <= 22 else onnx.IR_VERSION)
     helper.set_model_props(model, {key: value for key, value in graph.metadata.items() if not key.startswith("onnx.")})
     return model
+
+
+def _refuse_changed(graph: Graph, opset: int) -> None:
+    """Raise unless every node means the same at ``opset``."""
+    if not 1 <= opset <= spec.CANONICAL_OPSET:
+        raise UsageError(f"opset {opset} does not exist", next_step=f"give one from 13 to {spec.CANONICAL_OPSET}")
+    changed = [node for _, node in graph.walk() if not node.domain and not _fits(node, opset)]
+    if changed:
+        needed = max(needed_opset(node) for node in changed)
+        nodes = [(node.qualified_op, node.loc) for node in changed]
+        raise UnsupportedModelError(nodes, backend=f"onnx opset {opset}", reasons=[f"export at opset {needed}"] * len(changed))
 
 
 def needed_opset(node: Node) -> int:
@@ -119,9 +133,9 @@ class _Names:
         return self._names[value]
 
 
-def _graph(graph: Graph, version: int, names: _Names, with_weights: bool) -> onnx.GraphProto:
+def _graph(graph: Graph, version: int, names: _Names, with_weights: bool, *, top: bool = False) -> onnx.GraphProto:
     inputs = [helper.make_value_info(names.of(value), spec.type_to_proto(value.type)) for value in graph.inputs]
-    outputs, copies = _outputs(graph, names)
+    outputs, copies = _outputs(graph, names, top)
     nodes = [_node(node, version, names, with_weights) for node in graph.nodes]
     proto = helper.make_graph([*nodes, *copies], graph.name or "graph", inputs, outputs)
     for value, constant in graph.constants.items():
@@ -135,13 +149,13 @@ def _graph(graph: Graph, version: int, names: _Names, with_weights: bool) -> onn
     return proto
 
 
-def _outputs(graph: Graph, names: _Names) -> tuple[list[onnx.ValueInfoProto], list[onnx.NodeProto]]:
-    """Output declarations; an output that is an input, a constant, captured or repeated goes through an Identity."""
+def _outputs(graph: Graph, names: _Names, top: bool) -> tuple[list[onnx.ValueInfoProto], list[onnx.NodeProto]]:
+    """Output declarations; a repeated output goes through an Identity, and so does what a body only passes on."""
     outputs, copies = [], []
     direct: set[Value] = set()
     for value in graph.outputs:
         name = names.of(value)
-        if value in direct or graph.producer(value) is None:
+        if value in direct or (not top and graph.producer(value) is None):
             copy = Value(f"{value.name}.output", value.type)
             name = names.of(copy)
             copies.append(helper.make_node("Identity", [names.of(value)], [name], name=name))
@@ -173,28 +187,39 @@ def _attribute(name: str, value: Attr, version: int, names: _Names, with_weights
     return spec.attr_to_proto(name, value)
 
 
-def save(graph: Graph, path: str | Path, *, opset: int | None = None) -> None:
-    """Write the graph as an .onnx file, whole or not at all; weights beyond 2 GB go to ``PATH.data`` beside it.
+def save(graph: Graph, path: str | Path, *, opset: int | None = None, external: bool = False) -> None:
+    """Write the graph as an .onnx file, whole or not at all.
+
+    Args:
+        graph: what to write.
+        path: the file; one that exists is replaced.
+        opset: as for ``to_model``.
+        external: put weights of 1 KiB and more into ``PATH.data`` beside it, as is always done beyond 2 GB.
 
     Raises:
         FileError: the folder cannot be written.
         UnsupportedModelError: operators without an ONNX form.
     """
     target = Path(path)
-    total = sum(constant.nbytes for constant in graph.constants.values())
+    held = sum(constant.nbytes for part in _all_graphs(graph) for constant in part.constants.values())
     model = to_model(graph, opset)
+    beside = f"{target.name}.data"
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             part = Path(folder, target.name)
-            if total > MAX_INLINE_BYTES:
-                onnx.save(model, part, save_as_external_data=True, location=f"{target.name}.data", size_threshold=1024)
-                Path(folder, f"{target.name}.data").replace(target.parent / f"{target.name}.data")
+            if external or held > MAX_INLINE_BYTES:
+                onnx.save(model, part, save_as_external_data=True, location=beside, size_threshold=1024)
             else:
                 part.write_bytes(model.SerializeToString())
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.replace(target)
+            for written in sorted(Path(folder).iterdir(), reverse=True):  # the weights before the model that points at them
+                with written.open("rb") as file:
+                    os.fsync(file.fileno())
+                written.replace(target.parent / written.name)
     except OSError as error:
         raise FileError(
             f"cannot write the model: {error.strerror or error}", where=str(target), next_step="check the folder and its space"
         ) from None
+
+
+def _all_graphs(graph: Graph) -> set[Graph]:
+    return {graph, *(holder for holder, _ in graph.walk())}

@@ -241,6 +241,8 @@ class _Reader:
         scope.constants[value] = constant
 
     def _declared(self, info: onnx.ValueInfoProto) -> Type:
+        if any(not isinstance(dim.dim_param, str) for dim in info.type.tensor_type.shape.dim):
+            raise InvalidModelError(f"a dimension of '{info.name}' has a name that is not text", where=self.model, next_step="rename it")
         try:
             return self._named(spec.type_from_proto(info.type))
         except InvalidModelError as error:

@@ -34,6 +34,15 @@ def check_model(model: onnx.ModelProto, name: str) -> None:
     Raises:
         InvalidModelError: what ONNX does not allow.
     """
+    texts = (
+        model.graph.name,
+        *(entry.domain for entry in model.opset_import),
+        *(part for f in model.functions for part in (f.domain, f.name)),
+    )
+    if not all(map(_is_plain, texts)):
+        raise InvalidModelError(
+            "a name of the model, a domain or a function is not plain text", where=name, next_step="export the model again"
+        )
     if not 1 <= model.ir_version <= _NEWEST_IR:
         raise InvalidModelError(
             f"IR version {model.ir_version} does not exist (1 to {_NEWEST_IR} do)", where=name, next_step="export the model again"
@@ -93,18 +102,24 @@ def _claim(value: str, made: set[str], where: str, kind: str) -> None:
     made.add(value)
 
 
+def _is_plain(text: str | bytes) -> bool:
+    """Whether a name is one line of text; protobuf hands out what is not UTF-8 as bytes."""
+    return isinstance(text, str) and not any(character in text for character in "\0\n\r")
+
+
 def _check_name(value: str, where: str) -> None:
-    if not value or any(character in value for character in "\0\n\r"):
+    if not value or not _is_plain(value):
         raise InvalidModelError(f"the name {value!r} is not allowed", where=where, next_step="rename the value")
 
 
 def _check_node(node: onnx.NodeProto, where: str, context: _Context) -> None:
-    if not node.op_type or any(character in node.op_type + node.name for character in "\0\n\r"):
+    if not node.op_type or not all(_is_plain(text) for text in (node.op_type, node.name, node.domain, *node.input)):
         raise InvalidModelError(
             f"a node has the operator {node.op_type!r} and name {node.name!r}", where=where, next_step="export the model again"
         )
     seen: set[str] = set()
     for attribute in node.attribute:
+        _check_name(attribute.name, where)
         if attribute.name in seen:
             raise InvalidModelError(f"{node.op_type} has attribute '{attribute.name}' twice", where=where, next_step="remove one")
         seen.add(attribute.name)
