@@ -28,9 +28,11 @@ RANKS = {
     "specialize": 5,
     "session": 6,
     "runners": 7,
-    "check": 8,
-    "compiler": 8,
-    "cli": 9,
+    "references": 8,
+    "latency": 9,
+    "check": 10,
+    "compiler": 10,
+    "cli": 11,
 }
 
 # Which modules may import which third-party packages; a package that is not named here may be imported by none.

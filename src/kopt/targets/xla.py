@@ -8,6 +8,7 @@ Source: measured with jaxlib 0.10.2 on two cores.
 from __future__ import annotations
 
 import hashlib
+import struct
 import subprocess
 import sys
 import tempfile
