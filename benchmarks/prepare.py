@@ -25,7 +25,7 @@ def compile_artifact(model: Path, output: Path, batch: int, precision: str) -> N
     """Compile for this machine's processor, without measuring anything."""
     import kopt
 
-    kopt.compile(str(model), target="cpu", output=str(output), batch=batch, precision=precision, baseline=False)
+    kopt.compile(str(model), target="cpu", output=str(output), batch=batch, precision=precision, measure=False)
 
 
 def rebatch(model: Path, output: Path, batch: int) -> None:

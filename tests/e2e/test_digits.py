@@ -44,7 +44,7 @@ sys.meta_path.insert(0, Blocked())
 @pytest.fixture(scope="module")
 def artifact(digits_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("digits") / "digits.kopt"
-    compiled = kopt.compile(str(digits_model), target="cpu", output=str(path), batch=BATCHES, baseline=False)
+    compiled = kopt.compile(str(digits_model), target="cpu", output=str(path), batch=BATCHES, measure=False)
     assert Path(compiled.path) == path
     return path
 
@@ -91,7 +91,7 @@ def test_an_artifact_runs_without_the_peers(artifact, peer, digits_heldout, tmp_
 
 
 def test_two_compilations_are_the_same_program(artifact: Path, digits_model: Path, tmp_path: Path) -> None:
-    again = kopt.compile(str(digits_model), target="cpu", output=str(tmp_path / "again.kopt"), batch=BATCHES, baseline=False)
+    again = kopt.compile(str(digits_model), target="cpu", output=str(tmp_path / "again.kopt"), batch=BATCHES, measure=False)
     first, second = (json.loads((Path(path) / "manifest.json").read_text()) for path in (artifact, again.path))
     assert first["signature"] == second["signature"]
     assert first["files"]["weights.safetensors"] == second["files"]["weights.safetensors"]
