@@ -44,11 +44,18 @@ def test_what_fits_is_kept(rng, tmp_path):
     assert FakeBackend.calls == []
 
 
-def test_without_a_portable_form_it_says_so(rng, tmp_path):
+def test_without_a_portable_form_the_model_is_compiled(rng, tmp_path):
     artifact = artifact_of(mlp(rng), tmp_path / "m.kopt", native=False, portable=False)
-    with pytest.raises(IncompatibleArtifactError, match="no portable form"):
-        finish(artifact.path, tmp_path / "copy.kopt")
-    assert not (tmp_path / "copy.kopt").exists()
+    done = finish(artifact.path, tmp_path / "done.kopt")
+    assert load(done.path, require="native").self_test()
+
+
+def test_other_weights_are_refused(rng, tmp_path, monkeypatch):
+    artifact = artifact_of(mlp(rng), tmp_path / "m.kopt", native=False, portable=False)
+    monkeypatch.setattr("support.fakes.LARGE_BYTES", 1)
+    with pytest.raises(IncompatibleArtifactError, match="takes other weights"):
+        finish(artifact.path, tmp_path / "done.kopt")
+    assert not (tmp_path / "done.kopt").exists()
 
 
 def test_without_the_device_it_says_so(rng, tmp_path, monkeypatch):

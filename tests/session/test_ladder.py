@@ -84,6 +84,13 @@ def test_code_the_compiler_refuses_is_recompiled(artifact, graph, monkeypatch):
     check(session, graph)
 
 
+def test_stablehlo_the_compiler_refuses_is_compiled_from_the_model(artifact, graph, monkeypatch):
+    monkeypatch.setattr(FakeBackend, "broken", frozenset({"load", "compile_portable"}))
+    session = load(artifact.path)
+    assert session.tier == "recompiled"
+    check(session, graph)
+
+
 def test_the_reference_is_the_last_rung(artifact, graph, monkeypatch, caplog):
     monkeypatch.setattr(FakeBackend, "broken", frozenset({"load", "compile_portable", "compile"}))
     session = load(artifact.path)

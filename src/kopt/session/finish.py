@@ -21,13 +21,13 @@ def finish(path: str | Path, output: str | Path, *, threads: int | None = None) 
     """Write a copy of an artifact that holds native code for this machine; what fits already is kept.
 
     Args:
-        path: any artifact with its portable tier.
+        path: any artifact.
         output: where the copy appears; may be ``path``.
         threads: of the CPU, as in ``load``.
 
     Raises:
         TargetError: the artifact's device is not on this machine.
-        IncompatibleArtifactError: a program has no portable form.
+        IncompatibleArtifactError: a program packs its weights differently when compiled by what is installed here.
         MissingDependencyError: the installed compiler cannot store native code.
         UsageError: something that is not an artifact is at ``output``.
     """
@@ -41,11 +41,10 @@ def finish(path: str | Path, output: str | Path, *, threads: int | None = None) 
     if any(obstacles):  # code of another machine has other requirements, so all programs are compiled here
         for index, program in enumerate(programs):
             _log.info("program %d of %d: %s", index + 1, len(programs), obstacles[index] or "compiled for this machine as well")
-            if not program.portable:
-                raise IncompatibleArtifactError(
-                    f"program {index} has no portable form to compile", where=str(path), next_step="compile the model again on this machine"
-                )
-            native[index] = ladder.recompile(program).save()[0]
+            native[index], weights = ladder.recompile(program).save()
+            if list(weights) != [name for name, _ in program.weights]:
+                what = f"program {index} takes other weights when compiled here"
+                raise IncompatibleArtifactError(what, where=str(path), next_step="compile the model again on this machine")
     target = ladder.target
     requirements = Requirements(
         target.device,

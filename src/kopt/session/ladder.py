@@ -17,7 +17,7 @@ import numpy as np
 
 from kopt.artifact.manifest import StoredProgram, canonical_json
 from kopt.artifact.read import Artifact
-from kopt.errors import IncompatibleArtifactError, KoptError, MissingDependencyError, TargetError, ToolchainError
+from kopt.errors import IncompatibleArtifactError, KoptError, MissingDependencyError, ModelError, TargetError, ToolchainError
 from kopt.hardware import Target
 from kopt.ir.graph import Graph
 from kopt.session.cache import CachedProgram, ProgramCache
@@ -116,7 +116,7 @@ class Ladder:
                 continue
             try:
                 executable = step(program)
-            except (IncompatibleArtifactError, ToolchainError, MissingDependencyError) as error:
+            except (IncompatibleArtifactError, ToolchainError, MissingDependencyError, ModelError) as error:
                 reasons.append(f"{tier}: {error.what}")
                 _log.warning("%s: %s tier not used: %s", self.artifact.path.name, tier, error.what)
                 continue
@@ -163,13 +163,18 @@ class Ladder:
         Raises:
             ToolchainError: the compiler failed.
         """
-        chosen = backend(program.backend)
-        build = getattr(chosen, "compile_portable", None)
-        if not program.portable or build is None:
-            shapes = {name: tensor.static_shape for name, tensor in program.signature.inputs}
-            return self.compile(shapes, program.values).executable
+        build = getattr(backend(program.backend), "compile_portable", None)
+        if program.portable and build is not None:
+            try:
+                return self._from_portable(program, build)
+            except ToolchainError as error:
+                _log.warning("%s: StableHLO not used: %s; compiling the model", self.artifact.path.name, error.what)
+        shapes = {name: tensor.static_shape for name, tensor in program.signature.inputs}
+        return self.compile(shapes, program.values).executable
+
+    def _from_portable(self, program: StoredProgram, build: Callable[..., Executable]) -> Executable:
         key = self._key("portable", list(self.artifact.manifest.files[program.portable].sha256), program.backend)
-        executable: Executable | None = self._from_cache(key, program.backend)
+        executable = self._from_cache(key, program.backend)
         if executable is None:
             weights = self.artifact.program_weights(program)
             executable = build(bytes(self.artifact.read(program.portable)), weights, program.signature, self.target)
