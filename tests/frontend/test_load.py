@@ -262,6 +262,38 @@ def test_functions_without_end_are_refused() -> None:
         load(with_functions("m (float[4] x) => (y) { y = local.f24(x) }", *levels))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            """f (c, a) => (b) { k = Relu(a) b = If (c) <then_branch = t () => (p) { p = Neg(k) },
+           else_branch = e () => (q) { z = Abs(k) q = Add(z, a) }> }""",
+            [-1, 4, -3, 8],
+        ),
+        ("f (c, a) => (a) { d = Neg(a) }", [-1, 2, -3, 4]),
+        ("f <k: float = 0.25> (c, a) => (d) { d = LeakyRelu<alpha: float = @k>(a) }", [-0.25, 2, -0.75, 4]),
+    ],
+)
+def test_bodies_passed_on_inputs_and_default_attributes_of_functions(text: str, expected: list[float]) -> None:
+    proto = with_functions(
+        "m (bool c, float[4] x) => (float[4] y) { y = local.f(c, x) }", f'<domain: "local", opset_import: ["" : 21]> {text}'
+    )
+    feeds = {"c": np.array(False), "x": np.array([-1, 2, -3, 4], np.float32)}
+    got = run_ort(to_model(load(proto)), feeds)[0]
+    np.testing.assert_allclose(got, expected)
+
+
+def test_a_function_follows_the_opset_it_imports() -> None:
+    body = "f (a) => (c) { c = ReduceSum<axes = [1], keepdims = 0>(a) }"
+    proto = with_functions("m (float[2,4] x) => (float[2] y) { y = local.f(x) }", f'<domain: "local", opset_import: ["" : 11]> {body}')
+    got = run_ort(to_model(load(proto)), {"x": np.ones((2, 4), np.float32)})[0]
+    np.testing.assert_array_equal(got, [4, 4])
+    foreign = model("m (float[2,4] x) => (y) { y = ReduceSum<axes = [1]>(x) }")
+    foreign.graph.node[0].metadata_props.add(key="kopt.opset", value="11")
+    with pytest.raises(InvalidModelError, match="no attribute 'axes'"):
+        load(foreign)
+
+
 # Size
 
 

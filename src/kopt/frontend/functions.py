@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
@@ -13,6 +13,8 @@ MAX_NODES = 1_000_000
 
 MAX_DEPTH = 32
 """How deep functions may call each other."""
+
+_STAMP = "kopt.opset"  # key of the note on an inlined node
 
 
 def inline(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -36,9 +38,42 @@ def inline(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     for function in model.functions:
         result.opset_import.extend(entry for entry in function.opset_import if entry.domain not in known)
         known |= {entry.domain for entry in function.opset_import}
+    _forget_stamps(result.graph.node)
+    for function in result.functions:
+        _forget_stamps(function.node)
+    functions = {(function.domain, function.name): function for function in result.functions}
     _inline_graph(result.graph, functions, _Counter())
     del result.functions[:]
     return result
+
+
+def imported_version(node: onnx.NodeProto, imports: Mapping[str, int]) -> int | None:
+    """The version of the node's domain that it was written for: its function's import, or else the model's.
+
+    Only for models that ``inline`` returned; None for a domain that nobody imports.
+    """
+    stamp = next((entry.value for entry in node.metadata_props if entry.key == _STAMP), "")
+    return int(stamp) if stamp else imports.get("" if node.domain == "ai.onnx" else node.domain)
+
+
+def _stamp(node: onnx.NodeProto, imports: Mapping[str, int]) -> None:
+    """Note what the function of a node imports, which may differ from what the model imports."""
+    if node.domain in imports:
+        node.metadata_props.add(key=_STAMP, value=str(imports[node.domain]))
+    for body in _bodies(node):
+        for inner in body.node:
+            _stamp(inner, imports)
+
+
+def _forget_stamps(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Drop notes that a file came with."""
+    for node in nodes:
+        kept = [entry for entry in node.metadata_props if entry.key != _STAMP]
+        if len(kept) != len(node.metadata_props):
+            del node.metadata_props[:]
+            node.metadata_props.extend(kept)
+        for body in _bodies(node):
+            _forget_stamps(body.node)
 
 
 class _Counter:
@@ -100,7 +135,8 @@ def _inline_node(node: onnx.NodeProto, functions: dict[tuple[str, str], onnx.Fun
         return [node]
     prefix = f"{node.name or node.op_type}.{counter.next()}."
     names = dict(zip(function.input, [*node.input, *[""] * len(function.input)], strict=False))
-    names.update((inner, outer) for inner, outer in zip(function.output, node.output, strict=False) if outer)
+    made = zip(function.output, node.output, strict=False)
+    names.update((inner, outer) for inner, outer in made if outer and inner not in function.input)
     given = {attribute.name: attribute for attribute in function.attribute_proto} | {
         attribute.name: attribute for attribute in node.attribute
     }
@@ -110,6 +146,7 @@ def _inline_node(node: onnx.NodeProto, functions: dict[tuple[str, str], onnx.Fun
         copy.CopyFrom(inner)
         _rename(copy, names, prefix)
         _bind_attributes(copy, given)
+        _stamp(copy, {entry.domain: entry.version for entry in function.opset_import})
         copy.name = prefix + (inner.name or inner.op_type)
         result += _inline_node(copy, functions, counter)
     direct = [(inner, outer) for inner, outer in zip(function.output, node.output, strict=False) if outer and inner in function.input]

@@ -35,11 +35,10 @@ def load(model: str | Path | bytes | onnx.ModelProto) -> Graph:
     validate.check_model(proto, name)
     inlined = functions.inline(proto, name)
     if inlined is not proto:
-        validate.check_model(inlined, name)
-    proto = inlined
-    opsets = {entry.domain if entry.domain != "ai.onnx" else "": entry.version for entry in proto.opset_import}
-    reader = _Reader(name, folder, opsets)
-    graph = reader.graph(proto.graph, {})
+        validate.check_model(inlined, name, inlined=True)
+    opsets = {entry.domain if entry.domain != "ai.onnx" else "": entry.version for entry in inlined.opset_import}
+    reader = _Reader(name, folder, opsets, stamped=inlined is not proto)
+    graph = reader.graph(inlined.graph, {})
     if reader.unknown:
         raise UnsupportedModelError(reader.unknown, backend="kopt", reasons=["unknown operator"] * len(reader.unknown))
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
@@ -73,7 +72,8 @@ class _Scope:
 class _Reader:
     """Turns GraphProtos into Graphs; bodies of control flow see the values of their enclosing graphs."""
 
-    def __init__(self, model: str, folder: Path | None, opsets: Mapping[str, int]) -> None:
+    def __init__(self, model: str, folder: Path | None, opsets: Mapping[str, int], *, stamped: bool) -> None:
+        self.stamped = stamped  # whether nodes may come from functions that import versions of their own
         self.model = model
         self.folder = folder
         self.opsets = opsets
@@ -127,7 +127,7 @@ class _Reader:
 
     def _read_node(self, proto: onnx.NodeProto, loc: Location, scope: _Scope) -> None:
         domain = "" if proto.domain == "ai.onnx" else proto.domain
-        version = self.opsets.get(domain, 1)
+        version = (functions.imported_version(proto, self.opsets) if self.stamped else self.opsets.get(domain)) or 1
         if domain == "" and proto.op_type == "Constant":
             self._add_constant(scope, proto.output[0], _constant_node(proto, self.folder, self.model))
             return

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from kopt.errors import InvalidModelError
+from kopt.frontend import functions
 from kopt.ir import spec
 
 MAX_NESTING = 24
@@ -26,10 +27,16 @@ class _Context:
 
     versions: Mapping[str, int]
     functions: set[tuple[str, str]]
+    inlined: bool  # whether nodes may stem from functions that import versions of their own
 
 
-def check_model(model: onnx.ModelProto, name: str) -> None:
-    """Versions, imports and names.
+def check_model(model: onnx.ModelProto, name: str, *, inlined: bool = False) -> None:
+    """Versions, imports and names, then every node and value.
+
+    Args:
+        model: what to check.
+        name: for messages.
+        inlined: whether it comes from ``functions.inline``.
 
     Raises:
         InvalidModelError: what ONNX does not allow.
@@ -64,7 +71,7 @@ def check_model(model: onnx.ModelProto, name: str) -> None:
     versions = {domain: entry.version for domain, entry in zip(domains, model.opset_import, strict=True)}
     if model.ir_version < 3:
         versions.setdefault("", 1)  # before imports existed
-    _check_graph(model.graph, name, _Context(versions, set(keys)), 0)
+    _check_graph(model.graph, name, _Context(versions, set(keys), inlined), 0)
 
 
 def _check_graph(graph: onnx.GraphProto, name: str, context: _Context, depth: int) -> None:
@@ -134,19 +141,20 @@ def _check_node(node: onnx.NodeProto, where: str, context: _Context) -> None:
     if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and (len(node.attribute) != 1 or len(node.output) != 1):
         raise InvalidModelError("a Constant needs exactly one value and one output", where=where, next_step="export the model again")
     if (node.domain, node.op_type) not in context.functions:
-        _check_against_schema(node, where, context.versions)
+        _check_against_schema(node, where, context)
 
 
-def _check_against_schema(node: onnx.NodeProto, where: str, versions: Mapping[str, int]) -> None:
+def _check_against_schema(node: onnx.NodeProto, where: str, context: _Context) -> None:
     """Attributes and the number of inputs and outputs, by the schema of the version that the model imports."""
     domain = "" if node.domain == "ai.onnx" else node.domain
-    if domain not in versions:
+    version = functions.imported_version(node, context.versions) if context.inlined else context.versions.get(domain)
+    if version is None:
         raise InvalidModelError(
             f"{node.op_type} is of domain '{domain or 'ai.onnx'}', which the model does not import",
             where=where,
             next_step="add the domain to opset_import",
         )
-    found = spec.schema(node.op_type, domain, versions.get(domain))
+    found = spec.schema(node.op_type, domain, version)
     if found is None:
         return
     for attribute in node.attribute:
