@@ -1,1 +1,85 @@
-""""""
+"""kopt: ONNX models in, the fastest artifact that keeps its accuracy out, with the measurements that prove it.
+
+Importing this package loads no compiler; names are looked up when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from kopt.errors import (
+    AccuracyError,
+    ArtifactError,
+    CorruptArtifactError,
+    DynamicShapeError,
+    FileError,
+    IncompatibleArtifactError,
+    InputError,
+    InvalidModelError,
+    KoptError,
+    MissingDependencyError,
+    ModelError,
+    PassError,
+    ShapeNotCompiledError,
+    TargetError,
+    ToolchainError,
+    UnsupportedModelError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from kopt.artifact import Artifact
+    from kopt.compiler import compile
+    from kopt.hardware import Target
+    from kopt.session import Session, load
+
+try:
+    __version__ = version("kopt")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0.0.0"
+
+_LAZY = {
+    "Artifact": "kopt.artifact",
+    "Session": "kopt.session",
+    "Target": "kopt.hardware",
+    "compile": "kopt.compiler",
+    "load": "kopt.session",
+}
+
+__all__ = [
+    "AccuracyError",
+    "Artifact",
+    "ArtifactError",
+    "CorruptArtifactError",
+    "DynamicShapeError",
+    "FileError",
+    "IncompatibleArtifactError",
+    "InputError",
+    "InvalidModelError",
+    "KoptError",
+    "MissingDependencyError",
+    "ModelError",
+    "PassError",
+    "Session",
+    "ShapeNotCompiledError",
+    "Target",
+    "TargetError",
+    "ToolchainError",
+    "UnsupportedModelError",
+    "UsageError",
+    "__version__",
+    "compile",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kopt' has no attribute '{name}'")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -79,7 +79,9 @@ def _with_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[Valu
         known = value.type.shape if isinstance(value.type, TensorType) else None
         for have, want in zip(known or (), shapes.get(value.name, ()), strict=False):
             if isinstance(have, str) and dims.setdefault(have, want) != want:
-                raise UsageError(f"dimension '{have}' is given as {dims[have]} and as {want}", where=graph.name, next_step="correct --shape")
+                raise UsageError(
+                    f"dimension '{have}' is given as {dims[have]} and as {want}", where=graph.name, next_step="correct --shape"
+                )
     result = []
     for value in graph.inputs:
         given = shapes.get(value.name)
@@ -101,7 +103,9 @@ def _bucket(graph: Graph, inputs: Sequence[Value], names: set[str], batch: int |
     for value in inputs:
         tensor = value.type.bind(dict.fromkeys(names, batch or 1)) if isinstance(value.type, TensorType) else None
         if tensor is None:
-            raise UsageError(f"input '{value.name}' is {value.type}, not a tensor", where=graph.name, next_step="compile the part of the model after it")
+            raise UsageError(
+                f"input '{value.name}' is {value.type}, not a tensor", where=graph.name, next_step="compile the part of the model after it"
+            )
         if not tensor.is_static:
             open_dims = [str(dim) for dim in tensor.shape or ()]
             raise DynamicShapeError(

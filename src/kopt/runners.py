@@ -73,7 +73,7 @@ class Runner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, "NPROC": str(threads), "OMP_NUM_THREADS": str(threads)},
+            env=child_environment(threads),
             text=True,
         )
         try:
@@ -136,14 +136,17 @@ class Runner:
         return lines[-1] if lines else f"its process ended with code {self._process.returncode}"
 
 
+def child_environment(threads: int) -> dict[str, str]:
+    """This process's environment with the thread count that runtimes read when they start."""
+    return {**os.environ, "NPROC": str(threads), "OMP_NUM_THREADS": str(threads)}
+
+
 def available(kind: str) -> bool:
     """Whether the runtime of a runner is installed."""
     return kind == "kopt" or find_spec(kind) is not None
 
 
-def alternate(
-    runners: Sequence[Runner], protocol: Protocol, progress: Callable[[int], None] | None = None
-) -> list[Measurement]:
+def alternate(runners: Sequence[Runner], protocol: Protocol, progress: Callable[[int], None] | None = None) -> list[Measurement]:
     """Measure runners in turn, block by block, the order reversed in every other round."""
     for runner in runners:
         runner.block(protocol.warmup_s, 3)
@@ -157,7 +160,9 @@ def alternate(
     return [Measurement(tuple(side)) for side in blocks]
 
 
-def _open_kopt(model: str, threads: int) -> tuple[Callable[[dict[str, np.ndarray]], tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]], str]:
+def _open_kopt(
+    model: str, threads: int
+) -> tuple[Callable[[dict[str, np.ndarray]], tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]], str]:
     from kopt import __version__
     from kopt.session import load
 

@@ -15,7 +15,7 @@ from kopt.frontend.export import save, to_model
 from kopt.frontend.load import load
 from kopt.ir.builder import Builder
 from kopt.ir.fingerprint import fingerprint
-from support.graphs import graph, model, random_inputs, run_ort
+from support.graphs import graph, model, node_model, random_inputs, run_ort
 
 CONV = """m (float[N,3,8,8] x) => (float[N,4] y) {
     c = Conv<pads = [1,1,1,1]>(x, w, b) r = Relu(c) p = GlobalAveragePool(r) y = Flatten(p)
@@ -85,6 +85,14 @@ def test_the_opset_is_the_preferred_one_unless_a_node_needs_more() -> None:
     assert to_model(axes, opset=18).opset_import[0].version == 18
     with pytest.raises(UnsupportedModelError):
         to_model(axes, opset=17)
+
+
+def test_an_empty_list_keeps_its_type() -> None:
+    x, w = np.ones((1, 1, 2), np.float32), np.ones((1, 3, 2), np.float32)
+    proto = node_model("RNN", {"x": x, "w": w, "r": np.ones((1, 3, 3), np.float32)}, opset=14, hidden_size=3)
+    proto.graph.node[0].attribute.add(name="activation_alpha", type=onnx.AttributeProto.FLOATS)
+    written = to_model(load(proto)).graph.node[0]
+    assert {one.name: one.type for one in written.attribute}["activation_alpha"] == onnx.AttributeProto.FLOATS
 
 
 def test_operators_of_kopt_are_listed() -> None:

@@ -27,7 +27,9 @@ def test_the_native_tier_is_available():
 def test_raw_code_round_trips_without_pickle(compiled, device):
     code = xla_internals.serialize(compiled)
     assert code[:2] != b"\x80\x04"
-    call = xla_internals.fast_call(xla_internals.deserialize(code, device), [xla_internals.shaped_array((3, 4), np.float32)], device, "test")
+    call = xla_internals.fast_call(
+        xla_internals.deserialize(code, device), [xla_internals.shaped_array((3, 4), np.float32)], device, "test"
+    )
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
     for _ in range(3):  # the first call fills the C++ cache, later ones come from it
         product, total = call(x)

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import helper
@@ -167,8 +168,19 @@ def _outputs(graph: Graph, names: _Names, top: bool) -> tuple[list[onnx.ValueInf
 def _node(node: Node, version: int, names: _Names, with_weights: bool) -> onnx.NodeProto:
     inputs, outputs = [names.of(value) for value in node.inputs], [names.of(value) for value in node.outputs]
     proto = helper.make_node(node.op, inputs, outputs, name=names.node(node.name), domain=node.domain)
-    proto.attribute.extend(_attribute(name, value, version, names, with_weights) for name, value in _kept(node, version))
+    for name, value in _kept(node, version):
+        empty = _empty_list(node, name) if value == () else None
+        proto.attribute.append(empty or _attribute(name, value, version, names, with_weights))
     return proto
+
+
+def _empty_list(node: Node, name: str) -> onnx.AttributeProto | None:
+    """An empty list of the type that the schema wants: the list itself does not tell."""
+    found = spec.schema(node.op, node.domain)
+    if found is None or name not in found.attributes:
+        return None
+    wanted: Any = found.attributes[name].type  # an enum at run time, which onnx's stubs do not say
+    return onnx.AttributeProto(name=name, type=wanted.value)
 
 
 def _kept(node: Node, version: int) -> Iterator[tuple[str, Attr]]:

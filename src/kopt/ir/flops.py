@@ -8,10 +8,34 @@ from kopt.ir.graph import Graph, Node, Value
 from kopt.ir.types import TensorType
 
 _FREE = frozenset(
-    {"Cast", "Concat", "Constant", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape", "Shape", "Slice"}
+    {
+        "Cast",
+        "Concat",
+        "Constant",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Identity",
+        "Pad",
+        "Reshape",
+        "Shape",
+        "Slice",
+    }
     | {"Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where", "Size", "ScatterND", "ScatterElements", "ConstantOfShape", "Range"}
 )
-_PER_ELEMENT = {"Softmax": 5, "LogSoftmax": 6, "Gelu": 8, "Erf": 6, "Tanh": 6, "Sigmoid": 4, "Exp": 4, "LayerNormalization": 8, "RMSNormalization": 5}
+_PER_ELEMENT = {
+    "Softmax": 5,
+    "LogSoftmax": 6,
+    "Gelu": 8,
+    "Erf": 6,
+    "Tanh": 6,
+    "Sigmoid": 4,
+    "Exp": 4,
+    "LayerNormalization": 8,
+    "RMSNormalization": 5,
+}
 """Rough operations per element of the costlier functions; everything else counts one."""
 
 
@@ -21,7 +45,11 @@ def node_flops(node: Node) -> int:
     output = _shape(node.outputs[0] if node.outputs else None)
     if output is None or node.op in _FREE:
         return 0
-    if node.op in ("Conv", "ConvNhwc", "FusedConv", "FusedConvNhwc", "ConvInteger", "QLinearConv") and len(shapes) > 1 and shapes[1] is not None:
+    if (
+        node.op in ("Conv", "ConvNhwc", "FusedConv", "FusedConvNhwc", "ConvInteger", "QLinearConv")
+        and len(shapes) > 1
+        and shapes[1] is not None
+    ):
         return 2 * prod(output) * prod(shapes[1][1:])
     if node.op in ("ConvTranspose", "ConvTransposeNhwc") and len(shapes) > 1 and shapes[0] is not None and shapes[1] is not None:
         return 2 * prod(shapes[0]) * prod(shapes[1][1:])

@@ -8,7 +8,6 @@ Source: measured with jaxlib 0.10.2 on two cores.
 from __future__ import annotations
 
 import hashlib
-import struct
 import subprocess
 import sys
 import tempfile
@@ -114,7 +113,7 @@ class XlaBackend:
     name: ClassVar[str] = "xla"
 
     def version(self) -> str:
-        """jaxlib's version: native code loads in exactly this one."""
+        """Jaxlib's version: native code loads in exactly this one."""
         import jaxlib
 
         return f"jaxlib {jaxlib.__version__}"

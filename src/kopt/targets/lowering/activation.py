@@ -33,7 +33,7 @@ def _shrink(x: Array, lambd: float, bias: float) -> Array:
 
 
 def gelu(x: Array, approximate: str = "none") -> Array:
-    """x * Phi(x), exact by erf or by tanh. Source: ONNX Gelu-20."""
+    """X * Phi(x), exact by erf or by tanh. Source: ONNX Gelu-20."""
     one, half = jnp.asarray(1, x.dtype), jnp.asarray(0.5, x.dtype)
     if approximate == "tanh":
         inner = np.sqrt(2 / np.pi).astype(x.dtype) * (x + jnp.asarray(0.044715, x.dtype) * x * x * x)
@@ -63,7 +63,7 @@ for _op, _function, _attrs in (
 
 @lowers("PRelu")
 def prelu(ctx: LoweringContext, x: Array, slope: Array) -> Array:
-    """x where positive, slope * x elsewhere."""
+    """X where positive, slope * x elsewhere."""
     return jnp.where(x < 0, slope * x, x).astype(x.dtype)
 
 
@@ -84,7 +84,7 @@ def lower_softmax(ctx: LoweringContext, x: Array) -> Array:
 
 @lowers("LogSoftmax")
 def log_softmax(ctx: LoweringContext, x: Array) -> Array:
-    """x - max - log(sum(exp(x - max)))."""
+    """X - max - log(sum(exp(x - max)))."""
     wide = x.astype(np.float32) if x.dtype.itemsize < 4 else jnp.asarray(x)
     return x if not x.size else jax.nn.log_softmax(wide, ctx.attr("axis")).astype(x.dtype)
 

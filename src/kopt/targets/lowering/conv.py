@@ -58,7 +58,9 @@ class Window:
 
     def output(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """Output sizes."""
-        return tuple((size + low + high - r) // s + 1 for size, (low, high), r, s in zip(spatial, self.pads, self.reach, self.strides, strict=True))
+        return tuple(
+            (size + low + high - r) // s + 1 for size, (low, high), r, s in zip(spatial, self.pads, self.reach, self.strides, strict=True)
+        )
 
 
 def conv_nhwc(x: Array, weight: Array, window: Window, group: int, options: Any) -> Array:
@@ -232,7 +234,13 @@ def activate(ctx: LoweringContext, y: Array) -> Array:
         return jnp.where(y < 0, jnp.asarray(params[0], y.dtype) * y, y)
     if name == "HardSigmoid":
         return jnp.clip(params[0] * y + params[1], 0, 1).astype(y.dtype)
-    known = {"": lambda v: v, "Relu": lambda v: jnp.maximum(v, 0), "Tanh": jnp.tanh, "Sigmoid": lambda v: 1 / (1 + jnp.exp(-v)), "Gelu": gelu}
+    known = {
+        "": lambda v: v,
+        "Relu": lambda v: jnp.maximum(v, 0),
+        "Tanh": jnp.tanh,
+        "Sigmoid": lambda v: 1 / (1 + jnp.exp(-v)),
+        "Gelu": gelu,
+    }
     if name not in known:
         raise ctx.unsupported(f"unknown activation '{name}'")
     return known[name](y).astype(y.dtype)

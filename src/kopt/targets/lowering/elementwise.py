@@ -81,7 +81,7 @@ for _op, _function2 in {
 
 @lowers("Div")
 def div(ctx: LoweringContext, a: Array, b: Array) -> Array:
-    """a / b; integers truncate towards zero, x / 0 is 0 and the least integer over -1 wraps: nothing traps."""
+    """A / b; integers truncate towards zero, x / 0 is 0 and the least integer over -1 wraps: nothing traps."""
     if not jnp.issubdtype(a.dtype, jnp.integer):
         return jnp.divide(a, b).astype(a.dtype)
     a, b = jnp.broadcast_arrays(a, b)
@@ -107,7 +107,7 @@ def mod(ctx: LoweringContext, a: Array, b: Array) -> Array:
 
 @lowers("Pow")
 def power(ctx: LoweringContext, a: Array, b: Array) -> Array:
-    """a ** b in a's dtype. Small constant exponents become products, which are exact and fast."""
+    """A ** b in a's dtype. Small constant exponents become products, which are exact and fast."""
     if isinstance(b, np.ndarray) and b.size == 1 and float(b.ravel()[0]) in (1.0, 2.0, 3.0, 0.5) and np.ndim(b) <= np.ndim(a):
         exponent = float(b.ravel()[0])
         if exponent != 0.5:
@@ -151,7 +151,7 @@ def clip(ctx: LoweringContext, x: Array, low: Array | None = None, high: Array |
 
 @lowers("Where")
 def where(ctx: LoweringContext, condition: Array, a: Array, b: Array) -> Array:
-    """a where the condition holds, else b."""
+    """A where the condition holds, else b."""
     return jnp.where(condition, a, b).astype(a.dtype)
 
 
@@ -175,5 +175,3 @@ def bit_cast(ctx: LoweringContext, x: Array) -> Array:
     """The same bits as another type of the same width."""
     output = ctx.node.output.tensor
     return lax.bitcast_convert_type(x, output.dtype.numpy)
-
-

@@ -60,7 +60,7 @@ def _scatter(x: Array, index: tuple[Any, ...], updates: Array, reduction: str) -
 
 @lowers("ScatterElements")
 def scatter_elements(ctx: LoweringContext, x: Array, indices: Array, updates: Array) -> Array:
-    """x with updates[i, j] written at indices[i, j] along ``axis``."""
+    """X with updates[i, j] written at indices[i, j] along ``axis``."""
     axis = ctx.attr("axis") % x.ndim
     index = [lax.broadcasted_iota(np.int64, indices.shape, k) for k in range(x.ndim)]
     index[axis] = _beyond(indices, x.shape[axis])
@@ -75,7 +75,7 @@ def _beyond(indices: Array, size: int) -> Array:
 
 @lowers("ScatterND")
 def scatter_nd(ctx: LoweringContext, x: Array, indices: Array, updates: Array) -> Array:
-    """x with slices written at index tuples."""
+    """X with slices written at index tuples."""
     index = tuple(_beyond(indices[..., k], x.shape[k]) for k in range(indices.shape[-1]))
     return _scatter(x, index, updates, str(ctx.attr("reduction")))
 

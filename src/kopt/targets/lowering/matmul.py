@@ -11,7 +11,7 @@ from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 
 
 def dot(a: Array, b: Array) -> Array:
-    """a @ b in a's dtype; 16-bit floats accumulate in f32."""
+    """A @ b in a's dtype; 16-bit floats accumulate in f32."""
     a, b = jnp.asarray(a), jnp.asarray(b)
     if a.dtype.itemsize == 2 and jnp.issubdtype(a.dtype, jnp.floating):
         return jnp.matmul(a, b, preferred_element_type=np.float32).astype(a.dtype)
@@ -28,7 +28,7 @@ def matmul(ctx: LoweringContext, a: Array, b: Array) -> Array:
 
 @lowers("Gemm")
 def gemm(ctx: LoweringContext, a: Array, b: Array, c: Array | None = None) -> Array:
-    """alpha * op(A) @ op(B) + beta * C.  A: (M, K), B: (K, N), C: broadcast to (M, N). Source: ONNX Gemm-13."""
+    """Alpha * op(A) @ op(B) + beta * C.  A: (M, K), B: (K, N), C: broadcast to (M, N). Source: ONNX Gemm-13."""
     a = a.T if ctx.attr("transA") else a
     b = b.T if ctx.attr("transB") else b
     y = _scaled(dot(a, b), ctx.attr("alpha"))
@@ -48,12 +48,12 @@ def einsum(ctx: LoweringContext, *arrays: Array) -> Array:
 
 
 def integer_dot(a: Array, b: Array) -> Array:
-    """a @ b of 8-bit integers of either sign, exactly, in i32."""
+    """A @ b of 8-bit integers of either sign, exactly, in i32."""
     return jnp.matmul(a.astype(np.int32), b.astype(np.int32), preferred_element_type=np.int32)
 
 
 def less_zero_point(x: Array, zero: Array | None, axis: int) -> Array:
-    """x - zero_point in i32; a vector of zero points runs along ``axis``."""
+    """X - zero_point in i32; a vector of zero points runs along ``axis``."""
     wide = jnp.asarray(x).astype(np.int32)
     if zero is None:
         return wide
@@ -77,5 +77,3 @@ def matmul_integer(ctx: LoweringContext, a: Array, b: Array, a_zero: Array | Non
 def det(ctx: LoweringContext, x: Array) -> Array:
     """Determinant of the last two axes."""
     return jnp.linalg.det(x).astype(x.dtype)
-
-

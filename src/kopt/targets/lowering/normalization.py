@@ -37,7 +37,7 @@ def layer_normalization(ctx: LoweringContext, x: Array, scale: Array, bias: Arra
 
 @lowers("RMSNormalization")
 def rms_normalization(ctx: LoweringContext, x: Array, scale: Array) -> Array:
-    """x / sqrt(mean(x^2) + epsilon) * scale, over all axes from ``axis`` on."""
+    """X / sqrt(mean(x^2) + epsilon) * scale, over all axes from ``axis`` on."""
     axes = tuple(range(ctx.attr("axis") % x.ndim, x.ndim))
     wide = _wide(x)
     y = wide * lax.rsqrt(jnp.mean(wide * wide, axes, keepdims=True) + jnp.asarray(ctx.attr("epsilon"), wide.dtype))
@@ -85,7 +85,7 @@ def group_normalization(ctx: LoweringContext, x: Array, scale: Array, bias: Arra
 
 @lowers("LpNormalization")
 def lp_normalization(ctx: LoweringContext, x: Array) -> Array:
-    """x / norm along ``axis``; 0 where the norm is 0."""
+    """X / norm along ``axis``; 0 where the norm is 0."""
     axis, p = ctx.attr("axis"), ctx.attr("p")
     norm = jnp.sum(jnp.abs(x), axis, keepdims=True) if p == 1 else jnp.sqrt(jnp.sum(jnp.asarray(x) * x, axis, keepdims=True))
     return jnp.where(norm == 0, jnp.zeros_like(x), x / jnp.where(norm == 0, jnp.ones_like(norm), norm)).astype(x.dtype)
@@ -102,7 +102,7 @@ def mean_variance_normalization(ctx: LoweringContext, x: Array) -> Array:
 
 @lowers("LRN")
 def lrn(ctx: LoweringContext, x: Array) -> Array:
-    """x / (bias + alpha / size * sum of squares over neighbouring channels) ** beta."""
+    """X / (bias + alpha / size * sum of squares over neighbouring channels) ** beta."""
     size = ctx.attr("size")
     x = jnp.asarray(x)
     before = (size - 1) // 2

@@ -147,7 +147,9 @@ def max_unpool(ctx: LoweringContext, x: Array, indices: Array, shape: np.ndarray
     """Values put back where MaxPool found them, zero elsewhere."""
     spatial = x.shape[2:]
     window = Window.of(ctx, spatial, ctx.attr("kernel_shape"))
-    natural = [(size - 1) * s + k - low - high for size, s, k, (low, high) in zip(spatial, window.strides, window.kernel, window.pads, strict=True)]
+    natural = [
+        (size - 1) * s + k - low - high for size, s, k, (low, high) in zip(spatial, window.strides, window.kernel, window.pads, strict=True)
+    ]
     plain = (*x.shape[:2], *natural)
     flat = jnp.zeros(prod(plain), x.dtype).at[jnp.asarray(indices).ravel()].set(jnp.asarray(x).ravel(), mode="drop").reshape(plain)
     wanted = plain if shape is None else tuple(int(dim) for dim in shape)

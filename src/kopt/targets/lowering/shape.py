@@ -80,7 +80,7 @@ def split(ctx: LoweringContext, x: Array, sizes: np.ndarray | None = None) -> tu
 def slice_(
     ctx: LoweringContext, x: Array, starts: np.ndarray, ends: np.ndarray, axes: np.ndarray | None = None, steps: np.ndarray | None = None
 ) -> Array:
-    """numpy slicing with clamped bounds; negative steps count down."""
+    """Numpy slicing with clamped bounds; negative steps count down."""
     positions = range(len(starts)) if axes is None else _axes(axes, x.ndim)
     index: list[slice] = [slice(None)] * x.ndim
     for k, axis in enumerate(positions):

@@ -24,7 +24,10 @@ _F4 = (
         [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]],
         np.float32,
     ),
-    np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]], np.float32),
+    np.array(
+        [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
+        np.float32,
+    ),
     np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float32),
 )
 
@@ -35,7 +38,11 @@ def conv3x3_winograd(x: Array, weight: Array, pads: Sequence[tuple[int, int]], *
     n, h, w, c = x.shape
     height, width = h + sum(pads[0]) - 2, w + sum(pads[1]) - 2
     rows, columns = -(-height // tile), -(-width // tile)
-    grow = [(0, 0, 0)] + [(low, count * tile + 2 - size - low, 0) for (low, _), count, size in zip(pads, (rows, columns), (h, w), strict=True)] + [(0, 0, 0)]
+    grow = (
+        [(0, 0, 0)]
+        + [(low, count * tile + 2 - size - low, 0) for (low, _), count, size in zip(pads, (rows, columns), (h, w), strict=True)]
+        + [(0, 0, 0)]
+    )
     padded = lax.pad(x, jnp.zeros((), x.dtype), grow)
     size = tile + 2
     transformed_rows = _transform(to_input, [padded[:, i : i + (rows - 1) * tile + 1 : tile] for i in range(size)])
@@ -51,7 +58,7 @@ def conv3x3_winograd(x: Array, weight: Array, pads: Sequence[tuple[int, int]], *
 
 
 def _transform(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
-    """matrix @ parts, written out so that zeros cost nothing."""
+    """Matrix @ parts, written out so that zeros cost nothing."""
     results = []
     for coefficients in matrix:
         total = None

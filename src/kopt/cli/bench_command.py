@@ -1,0 +1,128 @@
+"""`kopt bench`."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.table import Table
+
+from kopt.cli.common import parse_batches, parse_shapes, print_json, progress, stdout
+from kopt.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def run(
+    models: list[Path] = typer.Argument(..., help="Artifacts, or .onnx files."),
+    runner: str = typer.Option("kopt,onnxruntime", help="Runtimes, such as kopt,onnxruntime,openvino (xla is another name of kopt)."),
+    batch: str = typer.Option(None, help="Rows per call."),
+    shape: list[str] = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
+    rounds: int = typer.Option(8, help="Blocks of each runtime."),
+    threads: int = typer.Option(None, help="Threads of each runtime; by default all cores."),
+    json: bool = typer.Option(False, "--json", help="With raw samples, as JSON."),
+) -> None:
+    """Measure models in several runtimes: same inputs, one process each, alternating blocks."""
+    kinds = ["kopt" if kind in ("xla", "kopt") else kind for kind in runner.split(",")]
+    if rounds < 1 or not kinds:
+        raise UsageError("there is nothing to measure", next_step="give --rounds 1 or more, and a runner")
+    results = []
+    with progress() as say:
+        for model in models:
+            results.append(bench(model, kinds, parse_batches(batch), parse_shapes(shape), rounds, threads, say))
+    if json:
+        print_json(results)
+        return
+    for result in results:
+        _show(result)
+
+
+def bench(
+    model: Path,
+    kinds: list[str],
+    batches: tuple[int, ...] | None,
+    shapes: dict[str, tuple[int, ...]],
+    rounds: int,
+    threads: int | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Latency of one model in each runtime, and ratios to the last one named."""
+    from kopt import buckets
+    from kopt.artifact import Artifact
+    from kopt.artifact.read import is_artifact
+    from kopt.compiler import compile as compile_model
+    from kopt.frontend.export import save
+    from kopt.frontend.load import load
+    from kopt.hardware import available_cores
+    from kopt.latency import latency
+    from kopt.measure import Protocol, block_ratio
+    from kopt.references import bound_graph
+    from kopt.runners import Runner, alternate
+
+    with tempfile.TemporaryDirectory(prefix="kopt-bench-") as folder, ExitStack() as stack:
+        artifact = model if is_artifact(model) else Path(folder, "model.kopt")
+        if artifact is not model and "kopt" in kinds:
+            compile_model(str(model), output=artifact, batch=batches, shapes=shapes, measure=False, progress=say)
+        source = Artifact.open(artifact).model_path if is_artifact(model) else model
+        if batches is None and not shapes and is_artifact(artifact):
+            first = Artifact.open(artifact).manifest.programs[0].signature.inputs
+            shapes = {name: tensor.static_shape for name, tensor in first}
+        graph, wanted = buckets.plan(load(str(source)), batches, shapes)
+        feeds = buckets.random_inputs(graph, wanted[0].shapes)
+        peer = Path(folder, "peer.onnx")
+        if set(kinds) - {"kopt"}:
+            save(bound_graph(graph, wanted[0].shapes), peer)
+        runners = []
+        for kind in kinds:
+            say(f"starting {kind}")
+            runners.append(
+                stack.enter_context(Runner(kind, artifact if kind == "kopt" else peer, feeds, threads=threads or available_cores()))
+            )
+        measured = alternate(runners, Protocol(rounds=rounds), lambda done: say(f"{model.name}: round {done} of {rounds}"))
+        entries = []
+        for one, side in zip(runners, measured, strict=True):
+            ratio = block_ratio(side, measured[-1])
+            started = {
+                "version": one.started.version,
+                "import_s": one.started.import_s,
+                "load_s": one.started.load_s,
+                "first_s": one.started.first_s,
+            }
+            entries.append(
+                {
+                    "runner": one.kind,
+                    **started,
+                    "latency": latency(side),
+                    "peak_bytes": one.peak_bytes(),
+                    "ratio": [ratio.value, ratio.lower, ratio.upper],
+                }
+            )
+        return {"model": model.name, "shapes": {k: list(v) for k, v in wanted[0].shapes.items()}, "runners": entries}
+
+
+def _show(result: dict[str, Any]) -> None:
+    from kopt.report.text import duration, size
+
+    console = stdout()
+    last = result["runners"][-1]["runner"]
+    shapes = ", ".join(f"{name} {'x'.join(map(str, dims))}" for name, dims in result["shapes"].items())
+    table = Table(box=None, pad_edge=False, title=f"{result['model']}: {shapes}", title_justify="left")
+    for column in ("runner", "p50", "p90", "p99", f"of {last}", "load", "first", "memory"):
+        table.add_column(column, justify="left" if column == "runner" else "right")
+    for entry in result["runners"]:
+        times = (duration(entry["latency"][key]) for key in ("p50_us", "p90_us", "p99_us"))
+        low, high = entry["ratio"][1:]
+        ratio = f"{entry['ratio'][0]:.2f} [{low:.2f}, {high:.2f}]"
+        table.add_row(
+            f"{entry['runner']} {entry['version']}",
+            *times,
+            ratio,
+            duration(entry["load_s"] * 1e6),
+            duration(entry["first_s"] * 1e6),
+            size(entry["peak_bytes"]),
+        )
+    console.print(table)

@@ -1,0 +1,133 @@
+"""What several commands share: parsing of flags, progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from kopt.errors import FileError, UsageError
+
+
+def stdout() -> Console:
+    """Where results go; as wide as the terminal, at least 80 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def parse_batches(text: str | None) -> tuple[int, ...] | None:
+    """``"1,8,32"`` as numbers.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in str(text).split(","))
+    except ValueError:
+        raise UsageError(f"'{text}' is not a list of batches", next_step="write for instance --batch 1,8,32") from None
+
+
+def parse_shapes(items: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+    """``["x:1x3x224x224"]`` by input name; the name may hold colons.
+
+    Raises:
+        UsageError: anything else.
+    """
+    shapes = {}
+    for item in items or ():
+        name, separator, dims = item.rpartition(":")
+        try:
+            shapes[name] = tuple(int(dim) for dim in dims.split("x")) if dims else ()
+        except ValueError:
+            separator = ""
+        if not separator or not name or any(dim < 0 for dim in shapes.get(name, ())):
+            raise UsageError(f"'{item}' is not a shape", next_step="write for instance --shape image:1x3x224x224")
+    return shapes
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """A bar on stderr that says what is being done; plain lines where stderr is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: console.print(text, style=None, highlight=False)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20, pulse_style="cyan"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda text: bar.update(task, description=text)
+
+
+def print_json(content: Any) -> None:
+    """A result as JSON on stdout."""
+    Console(soft_wrap=True).out(json.dumps(content, indent=2), highlight=False)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Named arrays of an .npz file; pickles are refused.
+
+    Raises:
+        FileError: missing or unreadable.
+        UsageError: not an .npz of plain arrays.
+    """
+    if not path.is_file():
+        raise FileError("there is no such file of inputs", where=str(path), next_step="give an .npz with one array per input")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if not hasattr(stored, "files"):
+                raise UsageError(
+                    "the inputs are a single array, not an .npz", where=str(path), next_step="save them with numpy.savez(path, NAME=array)"
+                )
+            return {name: stored[name] for name in stored.files}
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise UsageError(f"the inputs cannot be read: {error}", where=str(path), next_step="save them with numpy.savez") from None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz file, whole or not at all.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".npz", delete=False) as file:
+            part = Path(file.name)
+            try:
+                np.savez(file, allow_pickle=False, **{_member(name): array for name, array in arrays.items()})
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                part.unlink()
+                raise
+        os.replace(part, path)
+    except OSError as error:
+        raise FileError(f"cannot write: {error.strerror or error}", where=str(path), next_step="check the folder and its space") from None
+
+
+def _member(name: str) -> str:
+    """A name as a member of an archive."""
+    return name.replace("/", "_") or "output"
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise FileError(f"cannot write: {error.strerror or error}", where=str(path), next_step="check the folder and its space") from None

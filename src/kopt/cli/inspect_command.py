@@ -1,0 +1,121 @@
+"""`kopt inspect`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from kopt.cli.common import parse_batches, parse_shapes, print_json, stdout
+from kopt.errors import UsageError
+
+if TYPE_CHECKING:
+    from kopt.ir.graph import Graph
+
+
+def run(
+    model: Path = typer.Argument(..., help="An .onnx file or an artifact."),
+    stage: str = typer.Option(None, help="Print the graph or the lowered program: graph, lowered."),
+    batch: str = typer.Option(None, help="Rows per call, for the lowered program."),
+    shape: list[str] = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
+    json: bool = typer.Option(False, "--json", help="As JSON."),
+) -> None:
+    """Operators, opset, dimensions, operation counts, and what each backend can compile."""
+    from kopt.artifact.read import is_artifact
+
+    if is_artifact(model):
+        _show_artifact(model, json)
+        return
+    from kopt.frontend.load import load
+
+    graph = load(str(model))
+    if stage is not None:
+        _show_stage(graph, stage, parse_batches(batch), parse_shapes(shape))
+        return
+    facts = describe(graph)
+    if json:
+        print_json(facts)
+        return
+    _show(facts)
+
+
+def describe(graph: Graph) -> dict[str, Any]:
+    """What `kopt inspect` says of a model, in JSON types."""
+    from kopt.hardware import Target
+    from kopt.ir.flops import graph_flops
+    from kopt.targets.base import backend
+
+    support = {}
+    for name in ("xla", "reference"):
+        found = backend(name).supports(graph, Target.parse("cpu"))
+        support[name] = [{"op": op, "node": str(where), "reason": reason} for op, where, reason in found.unsupported]
+    return {
+        "name": graph.name,
+        "opset": graph.metadata.get("onnx.opset", ""),
+        "inputs": {value.name: str(value.type) for value in graph.inputs},
+        "outputs": {value.name: str(value.type) for value in graph.outputs},
+        "num_nodes": len(graph.nodes),
+        "operators": dict(Counter(node.qualified_op for _, node in graph.walk()).most_common()),
+        "num_parameters": sum(constant.type.size for constant in graph.constants.values()),
+        "weights_bytes": sum(constant.nbytes for constant in graph.constants.values()),
+        "flops": graph_flops(graph),
+        "unsupported": support,
+    }
+
+
+def _show(facts: Mapping[str, Any]) -> None:
+    from kopt.report.text import size
+
+    console = stdout()
+    console.print(f"{facts['name']}: opset {facts['opset']}, {facts['num_nodes']} nodes", highlight=False)
+    console.print(f"{facts['num_parameters'] / 1e6:.3g} M parameters, weights {size(facts['weights_bytes'])}", highlight=False)
+    console.print(f"{facts['flops'] / 1e9:.3g} GFLOP where shapes are known", highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for kind in ("inputs", "outputs"):
+        for name, type_ in facts[kind].items():
+            table.add_row(kind[:-1], Text(name), Text(type_))
+    console.print(table)
+    console.print("operators: " + ", ".join(f"{op} {count}" for op, count in facts["operators"].items()), highlight=False)
+    for name, nodes in facts["unsupported"].items():
+        console.print(f"{name}: " + ("compiles every node" if not nodes else f"{len(nodes)} nodes cannot be compiled"), highlight=False)
+        for entry in nodes:
+            console.print(f"  {entry['op']} at {entry['node']}: {entry['reason']}", highlight=False, markup=False)
+
+
+def _show_stage(graph: Graph, stage: str, batches: tuple[int, ...] | None, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if stage == "graph":
+        from kopt.ir.text import to_text
+
+        typer.echo(to_text(graph))
+        return
+    if stage != "lowered":
+        raise UsageError(f"unknown stage '{stage}'", next_step="choose one of: graph, lowered")
+    from kopt import buckets
+    from kopt.compiler import import_graph
+    from kopt.hardware import Target
+    from kopt.specialize import Recipe, specialize
+
+    graph, _ = import_graph(graph)
+    graph, wanted = buckets.plan(graph, batches, shapes)
+    done = specialize(graph, Recipe.of_preset("xla"), Target.parse("cpu"), shapes=wanted[0].shapes)
+    typer.echo(done.lowered.text)
+
+
+def _show_artifact(path: Path, json: bool) -> None:
+    from kopt.artifact import Artifact
+
+    artifact = Artifact.open(path)
+    if json:
+        print_json(artifact.report)
+        return
+    from kopt.report.text import show
+
+    console = stdout()
+    console.print(f"program {artifact.manifest.program}", highlight=False)
+    if artifact.report:
+        show(artifact.report, console)

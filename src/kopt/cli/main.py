@@ -1,0 +1,117 @@
+"""The command line: one file per command, errors in three parts on stderr, results on stdout.
+
+Command files import no compiler at their top, so that `kopt --help` starts at once; a test says so.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from kopt.cli import (
+    bench_command,
+    compile_command,
+    doctor_command,
+    export_command,
+    finish_command,
+    inspect_command,
+    optimize_command,
+    run_command,
+    verify_command,
+)
+from kopt.errors import EXIT_INTERRUPTED, FileError, KoptError, UsageError
+
+COMMANDS = {
+    "inspect": inspect_command.run,
+    "compile": compile_command.run,
+    "run": run_command.run,
+    "bench": bench_command.run,
+    "verify": verify_command.run,
+    "optimize": optimize_command.run,
+    "export": export_command.run,
+    "finish": finish_command.run,
+    "doctor": doctor_command.run,
+}
+"""Every command, in the order they are listed."""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="ONNX models in, the fastest artifact that keeps its accuracy out, with the measurements that prove it.",
+)
+for _name, _function in COMMANDS.items():
+    app.command(_name)(_function)
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    config: Path = typer.Option(None, help="Defaults of flags, one table per command; by default kopt.toml here."),
+) -> None:
+    """Read the defaults, then run the command."""
+    ctx.default_map = read_config(config)
+
+
+def read_config(path: Path | None) -> dict[str, Any]:
+    """kopt.toml: one table per command, keys are the flags' names.
+
+    Raises:
+        UsageError: not TOML, an unknown table, or a named file that is missing.
+        FileError: the file cannot be read.
+    """
+    found = path or Path("kopt.toml")
+    if not found.is_file():
+        if path is not None:
+            raise UsageError(f"there is no configuration file '{path}'", next_step="correct --config")
+        return {}
+    try:
+        content = tomllib.loads(found.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"not a TOML file: {error}", where=str(found), next_step="correct that line") from None
+    except OSError as error:
+        raise FileError(f"cannot read the configuration: {error.strerror}", where=str(found)) from None
+    for table, flags in content.items():
+        if table not in COMMANDS or not isinstance(flags, dict):
+            raise UsageError(f"unknown table '{table}'", where=str(found), next_step=f"choose one of: {', '.join(COMMANDS)}")
+    return {table: {key.replace("-", "_"): value for key, value in flags.items()} for table, flags in content.items()}
+
+
+def main() -> None:
+    """Entry point: runs a command and turns every error into its message and exit code."""
+    sys.exit(invoke(sys.argv[1:]))
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run a command line; returns its exit code."""
+    try:
+        result = app(args=list(arguments), prog_name="kopt", standalone_mode=False)
+    except KoptError as error:
+        return _fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        return _fail(error.format_message() or "a command is missing\n  see `kopt --help`", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; nothing was left half written", EXIT_INTERRUPTED)
+    except typer.Exit as error:
+        return error.exit_code
+    except BrokenPipeError:
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    console = Console(stderr=True, highlight=False)
+    first, _, rest = message.partition("\n")
+    console.print("error:", style="bold red", end=" ")
+    console.print(first, markup=False, soft_wrap=True)
+    if rest:
+        console.print(rest, markup=False, soft_wrap=True)
+    return code

@@ -1,0 +1,56 @@
+"""`kopt verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import typer
+
+from kopt.cli.common import print_json, read_arrays
+from kopt.errors import AccuracyError
+
+
+def run(
+    artifact: Path = typer.Argument(..., help="A directory that `kopt compile` wrote."),
+    against: Path = typer.Option(..., help="The model to compare with."),
+    inputs: Path = typer.Option(None, help="An .npz of inputs; by default random ones at the first compiled shape."),
+    rtol: float = typer.Option(1e-4, help="Error allowed, relative to the largest output."),
+    atol: float = typer.Option(0.0, help="Error allowed, absolute."),
+    json: bool = typer.Option(False, "--json", help="As JSON."),
+) -> None:
+    """Compare an artifact's outputs with those of a model; exit code 4 when they differ."""
+    from kopt.buckets import random_inputs
+    from kopt.frontend.load import load as load_model
+    from kopt.references import compare, reference_outputs
+    from kopt.session import load
+
+    session = load(artifact)
+    graph = load_model(str(against))
+    if inputs is not None:
+        feeds = read_arrays(inputs)
+    else:
+        first = session.artifact.manifest.programs[0].signature.inputs
+        feeds = random_inputs(graph, {name: tensor.static_shape for name, tensor in first})
+    if any(
+        feeds[value.name].shape[:1] != (value.tensor.shape or ())[:1]
+        for value in graph.inputs
+        if value.name in feeds and value.tensor.is_static
+    ):
+        from kopt.buckets import plan
+
+        graph, _ = plan(graph, (next(iter(feeds.values())).shape[0],), {})
+    outputs = [np.asarray(array) for array in session.run(feeds).values()]
+    reference = reference_outputs(graph, {name: array.shape for name, array in feeds.items()}, feeds)
+    found = compare([name for name, _ in session.signature.outputs], outputs, reference.outputs)
+    passed = found["relative"] <= rtol or found["max_abs"] <= atol
+    if json:
+        print_json({**found, "reference": reference.name, "rtol": rtol, "atol": atol, "passed": passed, "tier": session.tier})
+    if not passed:
+        raise AccuracyError(
+            f"'{found['worst']}' differs from {reference.name} by {found['max_abs']:.3g}, {found['relative']:.2g} of its largest value ({rtol:.2g} allowed)",
+            where=str(artifact),
+            next_step="compile the model again, or allow more with --rtol",
+        )
+    if not json:
+        typer.echo(f"equal to {reference.name}: largest error {found['max_abs']:.3g}, {found['relative']:.2g} of the largest value")

@@ -1,0 +1,289 @@
+"""The one orchestrator: load, bind, transform, lower, compile, compare, write, measure, report."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kopt import buckets as bucketing
+from kopt import errors
+from kopt.artifact import Artifact
+from kopt.artifact.manifest import Requirements, Rows
+from kopt.artifact.write import Contents, Program, rewrite, write
+from kopt.buckets import Bucket
+from kopt.hardware import Target, available_cores
+from kopt.ir.flops import graph_flops
+from kopt.ir.graph import Graph
+from kopt.measure import Protocol
+from kopt.passes.base import PassContext, PassRecord
+from kopt.passes.pipeline import Pipeline, preset
+from kopt.references import Reference, compare, reference_outputs
+from kopt.report import model as reports
+from kopt.specialize import Recipe, specialize
+from kopt.targets.base import backend
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
+"""Largest error allowed, relative to the largest output: rounding of the precision, over the depth of usual networks."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compile and how; see ``compile``."""
+
+    model: Any
+    target: Target
+    output: Path
+    precision: str = "fp32"
+    batches: tuple[int, ...] | None = None
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    measure: bool = True
+    baseline: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """One bucket, compiled."""
+
+    bucket: Bucket
+    program: Program
+    facts: dict[str, Any]
+    records: tuple[PassRecord, ...]
+    feeds: dict[str, np.ndarray]
+    outputs: list[np.ndarray]
+
+
+def compile(
+    model: Any,
+    *,
+    target: str = "cpu",
+    output: str | Path | None = None,
+    precision: str = "fp32",
+    batch: int | Sequence[int] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    cpu_isa: str = "native",
+    measure: bool = True,
+    baseline: bool = True,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compile a model into an artifact, check it against a reference, measure it, and report.
+
+    Args:
+        model: path of an .onnx file, its bytes, or an ``onnx.ModelProto``.
+        target: "cpu", "cuda" or "cuda:sm_90". Without a GPU a CUDA artifact holds the portable tier only.
+        output: the artifact's directory; by default the model's name with ".kopt".
+        precision: "fp32", "bf16" or "fp16"; sums, normalizations and softmax stay in f32.
+        batch: rows per call, one or several. A model with a fixed batch is rebatched where that is proven safe.
+        shapes: input name -> dimensions, for inputs with other unknown dimensions.
+        cpu_isa: "native", "x86-64-v3" or "x86-64-v4": what the code may need.
+        measure: whether latency is measured (in child processes).
+        baseline: whether ONNX Runtime is measured beside it, where it is installed.
+        options: of the lowering, such as {"conv3x3": "winograd4"}.
+        progress: called with what is being done.
+
+    Raises:
+        ModelError, UsageError, TargetError, AccuracyError, ToolchainError, FileError: see ``kopt.errors``.
+    """
+    if precision not in PRECISIONS:
+        raise errors.UsageError(f"unknown precision '{precision}'", next_step=f"choose one of: {', '.join(PRECISIONS)}")
+    batches = None if batch is None else (batch,) if isinstance(batch, int) else tuple(batch)
+    request = Request(
+        model,
+        Target.parse(target, isa=cpu_isa),
+        _output(model, output),
+        precision,
+        batches,
+        dict(shapes or {}),
+        measure,
+        baseline,
+        dict(options or {}),
+    )
+    return run(request, progress or (lambda _: None))
+
+
+def _output(model: Any, output: str | Path | None) -> Path:
+    if output is not None:
+        return Path(output)
+    return Path(Path(model).stem + ".kopt") if isinstance(model, str | Path) else Path("model.kopt")
+
+
+def run(request: Request, progress: Progress) -> Artifact:
+    """Carry out a request; ``progress`` hears what is being done."""
+    from kopt.artifact.staging import check_replaceable
+    from kopt.frontend.load import load
+    from kopt.targets.xla_threads import limit_threads
+
+    check_replaceable(request.output)
+    limit_threads(None)
+    progress("reading the model")
+    original = load(request.model)
+    graph, records = import_graph(original)
+    graph, wanted = bucketing.plan(graph, request.batches, request.shapes)
+    recipe = recipe_for(request)
+    built = [_build(graph, recipe, request, bucket, progress) for bucket in wanted]
+    contents = _contents(graph, recipe, request, built)
+    progress("writing the artifact")
+    artifact = write(contents, request.output)
+    report = reports.build(graph, request.target, request.precision, [*records, *built[0].records], [item.facts for item in built])
+    if request.measure and request.target.device == "cpu":
+        _measure(artifact, graph, request, built, report, progress)
+    return rewrite(artifact, request.output, report=report)
+
+
+def import_graph(graph: Graph) -> tuple[Graph, tuple[PassRecord, ...]]:
+    """The graph after folding and clean-up."""
+    from kopt.targets.reference import evaluate_node
+
+    return Pipeline(preset("import")).run(graph, PassContext(evaluate_node=evaluate_node))
+
+
+def recipe_for(request: Request) -> Recipe:
+    """Passes and options for the wanted precision."""
+    recipe = Recipe.of_preset("xla", options=request.options)
+    if request.precision == "fp32":
+        return recipe
+    dtype = {"bf16": "bf16", "fp16": "f16"}[request.precision]
+    head, _, last = recipe.passes.rpartition(",")
+    return Recipe(recipe.backend, f"{head},precision{{dtype={dtype}}},{last}", recipe.options)
+
+
+def _build(graph: Graph, recipe: Recipe, request: Request, bucket: Bucket, progress: Progress) -> _Built:
+    title = f"batch {bucket.batch}" if bucket.batch else "the model"
+    progress(f"transforming and lowering {title}")
+    start = time.perf_counter()
+    done = specialize(graph, recipe, request.target, shapes=bucket.shapes)
+    lowered_s = time.perf_counter() - start
+    chosen = backend(recipe.backend)
+    facts: dict[str, Any] = {
+        "batch": bucket.batch,
+        "shapes": {name: list(shape) for name, shape in bucket.shapes.items()},
+        "flops": graph_flops(done.lowered.graph),
+        "num_nodes": len(done.lowered.graph.nodes),
+        "lower_s": round(lowered_s, 4),
+        "weights_bytes": sum(array.nbytes for array in done.lowered.weights.values()),
+    }
+    portable = chosen.portable(done.lowered) if hasattr(chosen, "portable") else b""
+    feeds = bucketing.random_inputs(graph, bucket.shapes)
+    if not request.target.present:
+        program = Program(recipe.backend, _signature(done.lowered.graph), portable=portable, weights=done.lowered.weights)
+        return _Built(bucket, program, facts, done.records, feeds, [])
+    progress(f"compiling {title}")
+    start = time.perf_counter()
+    executable = done.compile(recipe.backend)
+    facts["compile_s"] = round(time.perf_counter() - start, 4)
+    try:
+        native, weights = executable.save()
+    except errors.MissingDependencyError as error:
+        facts["native_tier"] = error.what
+        native, weights = b"", done.lowered.weights
+    outputs = [np.asarray(array) for array in executable([feeds[name] for name, _ in executable.signature.inputs])]
+    progress(f"comparing {title} with a reference")
+    facts["accuracy"] = _check(graph, bucket, feeds, outputs, request)
+    program = Program(recipe.backend, executable.signature, native=native, portable=portable, weights=weights)
+    return _Built(bucket, program, facts, done.records, feeds, outputs)
+
+
+def _signature(graph: Graph) -> Any:
+    from kopt.targets.base import Signature
+
+    return Signature.of(graph)
+
+
+def _check(
+    graph: Graph, bucket: Bucket, feeds: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray], request: Request
+) -> dict[str, Any]:
+    """Errors against the reference.
+
+    Raises:
+        AccuracyError: beyond the precision's tolerance.
+    """
+    reference: Reference = reference_outputs(graph, bucket.shapes, feeds)
+    tolerance = TOLERANCES[request.precision]
+    found = compare([value.name for value in graph.outputs], outputs, reference.outputs)
+    facts = {"reference": reference.name, "tolerance": tolerance, **found}
+    if not found["relative"] <= tolerance:
+        raise errors.AccuracyError(
+            f"outputs differ from {reference.name}: '{found['worst']}' by {found['relative']:.2g} of its largest value, {tolerance:.2g} is allowed",
+            where=f"{graph.name}, batch {bucket.batch}, {request.precision}",
+            next_step="compile with --precision fp32"
+            if request.precision != "fp32"
+            else "this is a defect of kopt; please report the model",
+        )
+    return facts
+
+
+def _contents(graph: Graph, recipe: Recipe, request: Request, built: Sequence[_Built]) -> Contents:
+    target, chosen = request.target, backend(recipe.backend)
+    requirements = Requirements(
+        target.device, target.arch, target.isa, tuple(sorted(target.required_features)), {recipe.backend: chosen.version()}
+    )
+    self_test = {}
+    for index, item in enumerate(built):
+        if item.outputs:
+            self_test.update({f"{index}/input/{name}": array for name, array in item.feeds.items()})
+            names = [name for name, _ in item.program.signature.outputs]
+            self_test.update({f"{index}/output/{name}": array for name, array in zip(names, item.outputs, strict=True)})
+    largest = max(built, key=lambda item: item.bucket.batch)
+    rows = _rows(graph, largest.bucket) if largest.bucket.batch > 1 else None
+    provenance = {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "model": graph.name, "precision": request.precision}
+    return Contents(
+        graph,
+        [item.program for item in built],
+        requirements,
+        rows,
+        recipe.to_json(),
+        {} if _too_large(self_test) else self_test,
+        {},
+        provenance,
+    )
+
+
+def _too_large(self_test: Mapping[str, np.ndarray]) -> bool:
+    return sum(array.nbytes for array in self_test.values()) > 64 * 2**20
+
+
+def _rows(graph: Graph, bucket: Bucket) -> Rows | None:
+    from kopt.passes.bind_shapes import BindShapes
+    from kopt.targets.reference import evaluate_node
+
+    bound = BindShapes(shapes=dict(bucket.shapes)).run(graph, PassContext(evaluate_node=evaluate_node))
+    proven = bucketing.rows_of(bound)
+    return None if proven is None else Rows(*proven)
+
+
+def _measure(
+    artifact: Artifact, graph: Graph, request: Request, built: Sequence[_Built], report: dict[str, Any], progress: Progress
+) -> None:
+    """Fill the report's latency fields from runs in child processes."""
+    from kopt.latency import measure_bucket, measured_peak_gflops
+
+    threads = available_cores()
+    progress("measuring this machine's peak")
+    report["machine"]["peak_gflops"] = measured_peak_gflops(threads)
+    with tempfile.TemporaryDirectory(prefix="kopt-") as folder:
+        for item, facts in zip(built, report["buckets"], strict=True):
+            title = f"batch {item.bucket.batch}" if item.bucket.batch else "the model"
+            progress(f"measuring {title}" + (" beside ONNX Runtime" if request.baseline else ""))
+            facts.update(
+                measure_bucket(
+                    artifact.path,
+                    graph,
+                    item.bucket.shapes,
+                    item.feeds,
+                    Path(folder),
+                    threads=threads,
+                    baseline=request.baseline,
+                    protocol=Protocol(),
+                )
+            )
+            reports.add_rates(facts, report["machine"]["peak_gflops"])

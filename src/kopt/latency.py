@@ -1,0 +1,94 @@
+"""Latency of an artifact beside ONNX Runtime, in child processes, and this machine's measured peak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kopt.errors import ToolchainError
+from kopt.ir.graph import Graph
+from kopt.measure import Measurement, Protocol, block_ratio
+from kopt.references import bound_graph
+from kopt.runners import Runner, alternate, available
+
+
+def measure_bucket(
+    artifact: Path,
+    graph: Graph,
+    shapes: Mapping[str, Sequence[int]],
+    feeds: Mapping[str, np.ndarray],
+    folder: Path,
+    *,
+    threads: int,
+    baseline: bool,
+    protocol: Protocol,
+) -> dict[str, Any]:
+    """Latency, start-up and memory of the artifact at one shape, and its ratio to ONNX Runtime where that can run the model."""
+    from kopt.frontend.export import save
+
+    with ExitStack() as stack:
+        ours = stack.enter_context(Runner("kopt", artifact, feeds, threads=threads))
+        runners, missing = [ours], "" if baseline else "not asked for"
+        if baseline and not available("onnxruntime"):
+            missing = "onnxruntime is not installed"
+        elif baseline:
+            path = folder / "baseline.onnx"
+            save(bound_graph(graph, shapes), path)
+            try:
+                runners.append(stack.enter_context(Runner("onnxruntime", path, feeds, threads=threads)))
+            except ToolchainError as error:
+                missing = error.what
+        measured = alternate(runners, protocol)
+        facts: dict[str, Any] = {
+            "latency": latency(measured[0]),
+            "import_s": ours.started.import_s,
+            "load_s": ours.started.load_s,
+            "first_s": ours.started.first_s,
+            "peak_bytes": ours.peak_bytes(),
+            "baseline": {"name": "onnxruntime", "missing": missing},
+        }
+        if len(runners) > 1:
+            ratio = block_ratio(measured[0], measured[1])
+            facts["baseline"] = {
+                "name": "onnxruntime",
+                "version": runners[1].started.version,
+                "latency": latency(measured[1]),
+                "ratio": ratio.value,
+                "ratio_lower": ratio.lower,
+                "ratio_upper": ratio.upper,
+                "num_pairs": ratio.num_pairs,
+            }
+    return facts
+
+
+def latency(measurement: Measurement) -> dict[str, Any]:
+    """Quantiles in microseconds with the number of samples; p99 is None where it cannot be estimated."""
+    quantiles = {f"p{round(q * 100)}_us": measurement.quantile_us(q) for q in (0.5, 0.9, 0.99)}
+    return {**quantiles, "num_samples": measurement.num_samples, "samples_ns": [list(block) for block in measurement.blocks_ns]}
+
+
+def measured_peak_gflops(threads: int) -> float:
+    """The best f32 matrix-product rate XLA reaches here, GFLOP/s: a rate seen, not a theoretical one.
+
+    A 1024 x 1024 x 1024 product is timed for half a second in a child process.
+    """
+    import subprocess
+    import sys
+
+    from kopt.runners import child_environment
+
+    done = subprocess.run(
+        [sys.executable, "-m", "kopt.targets.xla_peak"],
+        env=child_environment(threads),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    if done.returncode != 0:
+        raise ToolchainError(f"the peak measurement exited with {done.returncode}", next_step="see `kopt doctor`")
+    return float(done.stdout.strip())
