@@ -24,7 +24,7 @@ _TELLING = re.compile(r"^(avx\w*|amx\w*|fma|f16c|vnni|sve\w*|asimd\w*|bf16|i8mm)
 def describe() -> dict[str, Any]:
     """Processor, features, cores, memory, system, versions and time."""
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    fields = dict(re.findall(r"^(model name|flags|Features)\s*:\s*(.*)$", cpuinfo, re.MULTILINE))
+    fields = dict(re.findall(r"^(model name|cpu family|model|stepping|flags|Features)\s*:\s*(.*)$", cpuinfo, re.MULTILINE))
     flags = fields.get("flags", fields.get("Features", "")).split()
     found = {}
     for runtime in PACKAGES:
@@ -32,6 +32,7 @@ def describe() -> dict[str, Any]:
             found.update(versions(runtime))
     return {
         "cpu": fields.get("model name", platform.processor()),
+        "family_model_stepping": [fields.get(key, "") for key in ("cpu family", "model", "stepping")],
         "features": sorted(flag for flag in flags if _TELLING.match(flag)),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": psutil.virtual_memory().total,

@@ -1,6 +1,7 @@
 """Compiling and re-batching in a process of its own, with its time and peak memory.
 
     python benchmarks/prepare.py compile MODEL OUT.kopt THREADS BATCH PRECISION
+    python benchmarks/prepare.py compile-and-measure MODEL OUT.kopt THREADS BATCH PRECISION
     python benchmarks/prepare.py rebatch MODEL OUT.onnx THREADS BATCH
 
 prints one JSON line.
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -21,11 +21,11 @@ from children import environment
 from runtimes import bind_cores
 
 
-def compile_artifact(model: Path, output: Path, batch: int, precision: str) -> None:
-    """Compile for this machine's processor, without measuring anything."""
+def compile_artifact(model: Path, output: Path, batch: int, precision: str, *, measure: bool) -> None:
+    """Compile for this machine's processor; with ``measure`` all of what `kopt compile` does, its report included."""
     import kopt
 
-    kopt.compile(str(model), target="cpu", output=str(output), batch=batch, precision=precision, measure=False)
+    kopt.compile(str(model), target="cpu", output=str(output), batch=batch, precision=precision, measure=measure)
 
 
 def rebatch(model: Path, output: Path, batch: int) -> None:
@@ -71,14 +71,13 @@ def main() -> None:
     what, model, output, threads, batch, *rest = sys.argv[1:]
     bind_cores(int(threads))
     start = time.perf_counter()
-    if what == "compile":
-        compile_artifact(Path(model), Path(output), int(batch), *rest)
+    if what.startswith("compile"):
+        compile_artifact(Path(model), Path(output), int(batch), *rest, measure=what == "compile-and-measure")
     else:
         rebatch(Path(model), Path(output), int(batch))
     report = {
         "seconds": time.perf_counter() - start,
         "peak_bytes": peak_bytes(),
-        "largest_child_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
     }
     print(json.dumps(report))
 
