@@ -68,13 +68,18 @@ def peak_bytes() -> int:
 
 def main() -> None:
     """Do what the arguments say and report."""
+    from kopt.errors import KoptError
+
     what, model, output, threads, batch, *rest = sys.argv[1:]
     bind_cores(int(threads))
     start = time.perf_counter()
-    if what.startswith("compile"):
-        compile_artifact(Path(model), Path(output), int(batch), *rest, measure=what == "compile-and-measure")
-    else:
-        rebatch(Path(model), Path(output), int(batch))
+    try:
+        if what.startswith("compile"):
+            compile_artifact(Path(model), Path(output), int(batch), *rest, measure=what == "compile-and-measure")
+        else:
+            rebatch(Path(model), Path(output), int(batch))
+    except KoptError as error:
+        sys.exit(error.what)
     report = {
         "seconds": time.perf_counter() - start,
         "peak_bytes": peak_bytes(),
