@@ -6,14 +6,13 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 from onnx import helper
 
 from kopt.errors import FileError, UnsupportedModelError, UsageError
 from kopt.ir import spec
-from kopt.ir.graph import KOPT, Attr, Graph, Node, Value
+from kopt.ir.graph import KOPT, Graph, Node, Value
 
 PREFERRED_OPSET = 21
 """The newest opset that the runtimes in wide use run whole."""
@@ -168,35 +167,25 @@ def _outputs(graph: Graph, names: _Names, top: bool) -> tuple[list[onnx.ValueInf
 def _node(node: Node, version: int, names: _Names, with_weights: bool) -> onnx.NodeProto:
     inputs, outputs = [names.of(value) for value in node.inputs], [names.of(value) for value in node.outputs]
     proto = helper.make_node(node.op, inputs, outputs, name=names.node(node.name), domain=node.domain)
-    for name, value in _kept(node, version):
-        empty = _empty_list(node, name) if value == () else None
-        proto.attribute.append(empty or _attribute(name, value, version, names, with_weights))
+    proto.attribute.extend(_attribute(node, name, version, names, with_weights) for name in _kept(node, version))
     return proto
 
 
-def _empty_list(node: Node, name: str) -> onnx.AttributeProto | None:
-    """An empty list of the type that the schema wants: the list itself does not tell."""
-    found = spec.schema(node.op, node.domain)
-    if found is None or name not in found.attributes:
-        return None
-    wanted: Any = found.attributes[name].type  # an enum at run time, which onnx's stubs do not say
-    return onnx.AttributeProto(name=name, type=wanted.value)
-
-
-def _kept(node: Node, version: int) -> Iterator[tuple[str, Attr]]:
+def _kept(node: Node, version: int) -> Iterator[str]:
     """Attributes the stamped version knows; the others have their default (``_fits`` saw to it)."""
     found = spec.schema(node.op, node.domain, version if not node.domain else None)
-    for name, value in node.attrs.items():
+    for name in node.attrs:
         if found is None or name in found.attributes:
-            yield name, value
+            yield name
 
 
-def _attribute(name: str, value: Attr, version: int, names: _Names, with_weights: bool) -> onnx.AttributeProto:
+def _attribute(node: Node, name: str, version: int, names: _Names, with_weights: bool) -> onnx.AttributeProto:
+    value = node.attrs[name]
     if isinstance(value, Graph):
         return helper.make_attribute(name, _graph(value, version, names, with_weights))
     if isinstance(value, tuple) and value and isinstance(value[0], Graph):
         return helper.make_attribute(name, [_graph(item, version, names, with_weights) for item in value if isinstance(item, Graph)])
-    return spec.attr_to_proto(name, value)
+    return spec.attr_to_proto(name, value, spec.schema(node.op, node.domain))
 
 
 def save(graph: Graph, path: str | Path, *, opset: int | None = None, external: bool = False) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -112,8 +112,8 @@ def _text(value: bytes) -> str | bytes:
         return value
 
 
-def attr_to_proto(name: str, value: Attr) -> onnx.AttributeProto:
-    """The ONNX form of an attribute without graphs.
+def attr_to_proto(name: str, value: Attr, of: onnx.defs.OpSchema | None = None) -> onnx.AttributeProto:
+    """The ONNX form of an attribute without graphs; the schema it is ``of`` tells the type of an empty list.
 
     Raises:
         TypeError: the value is or holds a Graph.
@@ -125,7 +125,10 @@ def attr_to_proto(name: str, value: Attr) -> onnx.AttributeProto:
     if isinstance(value, Graph):
         raise TypeError(f"attribute '{name}' is a graph")
     if isinstance(value, tuple):
-        if not value:  # an empty list carries no type; ints is what every empty list of the standard is
+        if not value and of is not None and name in of.attributes:
+            wanted: Any = of.attributes[name].type  # an enum at run time, which onnx's stubs do not say
+            return onnx.AttributeProto(name=name, type=wanted.value)
+        if not value:  # without a schema: ints is what most empty lists are
             return helper.make_attribute(name, [], attr_type=onnx.AttributeProto.INTS)
         if isinstance(value[0], Constant):
             return helper.make_attribute(name, [tensor_proto(item.array()) for item in value if isinstance(item, Constant)])
@@ -209,7 +212,7 @@ def infer_node(node: Node, constants: Mapping[int, np.ndarray] | None = None) ->
         node.op, [f"i{k}" if value is not None else "" for k, value in enumerate(node.inputs)], [f"o{k}" for k in range(len(node.outputs))]
     )
     proto.domain = node.domain
-    proto.attribute.extend(attr_to_proto(name, value) for name, value in node.attrs.items() if not _holds_graph(value))
+    proto.attribute.extend(attr_to_proto(name, value, found) for name, value in node.attrs.items() if not _holds_graph(value))
     types = {f"i{k}": type_to_proto(value.type, anonymous=True) for k, value in enumerate(node.inputs) if value is not None}
     data = {f"i{k}": tensor_proto(array, f"i{k}") for k, array in constants.items() if array.size <= MAX_DATA_ELEMENTS}
     imports = [helper.make_opsetid(domain, version) for domain, version in DOMAIN_VERSIONS.items() if domain != "com.kopt"]
