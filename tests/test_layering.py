@@ -26,17 +26,15 @@ RANKS = {
     "autotune": 5,
     "recovery": 5,
     "specialize": 5,
-    "buckets": 5,
-    "references": 6,
-    "latency": 6,
-    "finish": 7,
     "session": 6,
     "runners": 7,
     "references": 8,
     "latency": 9,
     "check": 10,
     "compiler": 10,
+    "finish": 10,
     "cli": 11,
+    "__main__": 12,
 }
 
 # Which modules may import which third-party packages; a package that is not named here may be imported by none.

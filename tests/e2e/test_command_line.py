@@ -18,7 +18,7 @@ ENVIRONMENT = {**os.environ, "NO_COLOR": "1", "COLUMNS": "160"}
 
 def kopt(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command and check its exit code; no output may hold a traceback."""
-    command = [sys.executable, "-m", "kopt.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "kopt", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr + done.stdout
