@@ -1,4 +1,7 @@
-"""What compiled outputs are compared with: ONNX Runtime where it is installed, onnx.reference for small models, else kopt itself untransformed."""
+"""What compiled outputs are compared with.
+
+ONNX Runtime where it is installed and can run the model, onnx.reference for small models, else kopt itself untransformed.
+"""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Runner:
         feeds = Path(self._folder.name, "inputs.npz")
         np.savez(feeds, allow_pickle=False, **{f"input_{k}": array for k, array in enumerate(inputs.values())})
         Path(self._folder.name, "names.json").write_text(json.dumps(list(inputs)))
-        self._errors = Path(self._folder.name, "stderr").open("w+")
+        self._errors = Path(self._folder.name, "stderr").open("w+")  # noqa: SIM115 - closed with the child
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kopt.runners", kind, str(model), self._folder.name, str(threads)],
             stdin=subprocess.PIPE,

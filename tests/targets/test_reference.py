@@ -33,7 +33,7 @@ def test_operators_outside_the_standard_are_refused():
     b = Builder()
     x = b.input("x", "f32", [3])
     b.emit("FusedThing", x, domain="com.kopt", types=[x.type])
-    with pytest.raises(UsageError, match="com.kopt::FusedThing"):
+    with pytest.raises(UsageError, match=r"com\.kopt::FusedThing"):
         evaluate_node(b.nodes[0], [np.ones(3, np.float32)])
 
 

@@ -54,7 +54,7 @@ def test_refused_code_is_a_toolchain_error(device):
 
 def test_a_jaxpr_can_be_rebuilt_from_its_equations():
     traced = jax.make_jaxpr(lambda x: jnp.sin(x) * 2)(np.ones(3, np.float32))
-    rebuilt = xla_internals.closed_jaxpr(traced, traced.jaxpr.invars, traced.jaxpr.outvars, traced.jaxpr.eqns)
+    rebuilt = xla_internals.closed_jaxpr(traced.jaxpr.invars, traced.jaxpr.outvars, traced.jaxpr.eqns)
     (result,) = jax.jit(jax.extend.core.jaxpr_as_fun(rebuilt))(np.ones(3, np.float32))
     np.testing.assert_allclose(result, np.sin(np.ones(3)) * 2, rtol=1e-6)
 

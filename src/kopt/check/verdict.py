@@ -35,7 +35,7 @@ Effects: TypeAlias = Sequence[Sequence[float]]  # log ratios, one list per proce
 class Verdict(StrEnum):
     """What the evidence supports."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - a verdict, not a password
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
 

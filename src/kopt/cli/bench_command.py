@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +17,24 @@ from kopt.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+
 
 def run(
     models: list[Path] = typer.Argument(..., help="Artifacts, or .onnx files."),
     runner: str = typer.Option("kopt,onnxruntime", help="Runtimes, such as kopt,onnxruntime,openvino (xla is another name of kopt)."),
-    batch: str = typer.Option(None, help="Rows per call."),
-    shape: list[str] = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
+    batch: str | None = typer.Option(None, help="Rows per call."),
+    shape: list[str] | None = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
     rounds: int = typer.Option(8, help="Blocks of each runtime."),
-    threads: int = typer.Option(None, help="Threads of each runtime; by default all cores."),
+    threads: int | None = typer.Option(None, help="Threads of each runtime; by default all cores."),
     json: bool = typer.Option(False, "--json", help="With raw samples, as JSON."),
 ) -> None:
     """Measure models in several runtimes: same inputs, one process each, alternating blocks."""
     kinds = ["kopt" if kind in ("xla", "kopt") else kind for kind in runner.split(",")]
     if rounds < 1 or not kinds:
         raise UsageError("there is nothing to measure", next_step="give --rounds 1 or more, and a runner")
-    results = []
     with progress() as say:
-        for model in models:
-            results.append(bench(model, kinds, parse_batches(batch), parse_shapes(shape), rounds, threads, say))
+        results = [bench(model, kinds, parse_batches(batch), parse_shapes(shape), rounds, threads, say) for model in models]
     if json:
         print_json(results)
         return
@@ -57,13 +58,9 @@ def bench(
     from kopt.compiler import compile as compile_model
     from kopt.frontend.export import save
     from kopt.frontend.load import load
-    from kopt.hardware import available_cores
-    from kopt.latency import latency
-    from kopt.measure import Protocol, block_ratio
     from kopt.references import bound_graph
-    from kopt.runners import Runner, alternate
 
-    with tempfile.TemporaryDirectory(prefix="kopt-bench-") as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="kopt-bench-") as folder:
         artifact = model if is_artifact(model) else Path(folder, "model.kopt")
         if artifact is not model and "kopt" in kinds:
             compile_model(str(model), output=artifact, batch=batches, shapes=shapes, measure=False, progress=say)
@@ -76,32 +73,32 @@ def bench(
         peer = Path(folder, "peer.onnx")
         if set(kinds) - {"kopt"}:
             save(bound_graph(graph, wanted[0].shapes), peer)
+        paths = {kind: artifact if kind == "kopt" else peer for kind in kinds}
+        shown = {name: list(dims) for name, dims in wanted[0].shapes.items()}
+        return {"model": model.name, "shapes": shown, "runners": _compare(paths, feeds, rounds, threads, say)}
+
+
+def _compare(
+    paths: dict[str, Path], feeds: dict[str, np.ndarray], rounds: int, threads: int | None, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Latency of each runtime on its file, in alternating blocks, with the ratio to the last one."""
+    from kopt.hardware import available_cores
+    from kopt.latency import latency
+    from kopt.measure import Protocol, block_ratio
+    from kopt.runners import Runner, alternate
+
+    with ExitStack() as stack:
         runners = []
-        for kind in kinds:
+        for kind, path in paths.items():
             say(f"starting {kind}")
-            runners.append(
-                stack.enter_context(Runner(kind, artifact if kind == "kopt" else peer, feeds, threads=threads or available_cores()))
-            )
-        measured = alternate(runners, Protocol(rounds=rounds), lambda done: say(f"{model.name}: round {done} of {rounds}"))
+            runners.append(stack.enter_context(Runner(kind, path, feeds, threads=threads or available_cores())))
+        measured = alternate(runners, Protocol(rounds=rounds), lambda done: say(f"round {done} of {rounds}"))
         entries = []
         for one, side in zip(runners, measured, strict=True):
             ratio = block_ratio(side, measured[-1])
-            started = {
-                "version": one.started.version,
-                "import_s": one.started.import_s,
-                "load_s": one.started.load_s,
-                "first_s": one.started.first_s,
-            }
-            entries.append(
-                {
-                    "runner": one.kind,
-                    **started,
-                    "latency": latency(side),
-                    "peak_bytes": one.peak_bytes(),
-                    "ratio": [ratio.value, ratio.lower, ratio.upper],
-                }
-            )
-        return {"model": model.name, "shapes": {k: list(v) for k, v in wanted[0].shapes.items()}, "runners": entries}
+            entry = {"runner": one.kind, **asdict(one.started), "latency": latency(side), "peak_bytes": one.peak_bytes()}
+            entries.append({**entry, "ratio": [ratio.value, ratio.lower, ratio.upper]})
+        return entries
 
 
 def _show(result: dict[str, Any]) -> None:

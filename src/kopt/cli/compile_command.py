@@ -11,15 +11,15 @@ from kopt.cli.common import parse_batches, parse_shapes, print_json, progress, s
 
 def run(
     model: str = typer.Argument(..., help="An .onnx file."),
-    output: Path = typer.Option(None, "-o", "--output", help="The artifact's directory; by default MODEL with .kopt."),
+    output: Path | None = typer.Option(None, "-o", "--output", help="The artifact's directory; by default MODEL with .kopt."),
     target: str = typer.Option("cpu", help="cpu, cuda, or cuda:sm_90."),
-    batch: str = typer.Option(None, help="Rows per call, such as 1,8,32."),
-    shape: list[str] = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
+    batch: str | None = typer.Option(None, help="Rows per call, such as 1,8,32."),
+    shape: list[str] | None = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
     precision: str = typer.Option("fp32", help="fp32, bf16 or fp16."),
     cpu_isa: str = typer.Option("native", help="Instruction set the code may need: native, x86-64-v3, x86-64-v4."),
     baseline: bool = typer.Option(True, help="Measure ONNX Runtime beside it, where it is installed."),
     measure: bool = typer.Option(True, help="Measure latency."),
-    markdown: Path = typer.Option(None, help="Also write the report as Markdown."),
+    markdown: Path | None = typer.Option(None, help="Also write the report as Markdown."),
     json: bool = typer.Option(False, "--json", help="Print the report as JSON."),
 ) -> None:
     """Compile a model into an artifact: transform, compile, compare with a reference, measure, report."""

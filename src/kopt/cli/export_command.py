@@ -14,8 +14,8 @@ def run(
     form: str = typer.Argument(..., help="onnx or stablehlo."),
     source: Path = typer.Argument(..., help="An artifact or an .onnx file."),
     output: Path = typer.Option(..., "-o", "--output", help="Where the result goes."),
-    batch: str = typer.Option(None, help="Rows per call, for StableHLO."),
-    shape: list[str] = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
+    batch: str | None = typer.Option(None, help="Rows per call, for StableHLO."),
+    shape: list[str] | None = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
     target: str = typer.Option("cpu", help="What StableHLO is lowered for: cpu, cuda."),
 ) -> None:
     """Write an artifact or model as ONNX, or as StableHLO text."""

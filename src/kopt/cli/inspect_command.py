@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def run(
     model: Path = typer.Argument(..., help="An .onnx file or an artifact."),
-    stage: str = typer.Option(None, help="Print the graph or the lowered program: graph, lowered."),
-    batch: str = typer.Option(None, help="Rows per call, for the lowered program."),
-    shape: list[str] = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
+    stage: str | None = typer.Option(None, help="Print the graph or the lowered program: graph, lowered."),
+    batch: str | None = typer.Option(None, help="Rows per call, for the lowered program."),
+    shape: list[str] | None = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
     json: bool = typer.Option(False, "--json", help="As JSON."),
 ) -> None:
     """Operators, opset, dimensions, operation counts, and what each backend can compile."""
@@ -89,9 +89,9 @@ def _show(facts: Mapping[str, Any]) -> None:
 
 def _show_stage(graph: Graph, stage: str, batches: tuple[int, ...] | None, shapes: Mapping[str, tuple[int, ...]]) -> None:
     if stage == "graph":
-        from kopt.ir.text import to_text
+        from kopt.ir.text import graph_text
 
-        typer.echo(to_text(graph))
+        typer.echo(graph_text(graph))
         return
     if stage != "lowered":
         raise UsageError(f"unknown stage '{stage}'", next_step="choose one of: graph, lowered")

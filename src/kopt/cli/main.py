@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 
+from kopt import __version__
 from kopt.cli import (
     bench_command,
     compile_command,
@@ -27,7 +28,7 @@ from kopt.cli import (
 )
 from kopt.errors import EXIT_INTERRUPTED, FileError, KoptError, UsageError
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect_command.run,
     "compile": compile_command.run,
     "run": run_command.run,
@@ -43,6 +44,7 @@ COMMANDS = {
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -55,9 +57,13 @@ for _name, _function in COMMANDS.items():
 @app.callback()
 def root(
     ctx: typer.Context,
-    config: Path = typer.Option(None, help="Defaults of flags, one table per command; by default kopt.toml here."),
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+    config: Path | None = typer.Option(None, help="Defaults of flags, one table per command; by default kopt.toml here."),
 ) -> None:
     """Read the defaults, then run the command."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
     ctx.default_map = read_config(config)
 
 

@@ -13,9 +13,9 @@ def run(
     model: Path = typer.Argument(..., help="An .onnx file."),
     output: Path = typer.Option(..., "-o", "--output", help="Where the result goes."),
     preset: str = typer.Option("onnx", help="onnx (standard operators) or onnxruntime (with its fused ones)."),
-    passes: str = typer.Option(None, help='Passes instead of a preset, such as "fold-constants,cleanup".'),
-    rebatch: str = typer.Option(None, help="Another batch: a number, or a name for a symbolic one."),
-    opset: int = typer.Option(None, help="ai.onnx version to write; by default 21, or newer where needed."),
+    passes: str | None = typer.Option(None, help='Passes instead of a preset, such as "fold-constants,cleanup".'),
+    rebatch: str | None = typer.Option(None, help="Another batch: a number, or a name for a symbolic one."),
+    opset: int | None = typer.Option(None, help="ai.onnx version to write; by default 21, or newer where needed."),
     json: bool = typer.Option(False, "--json", help="What each pass did, as JSON."),
 ) -> None:
     """Write clean, fused ONNX that other runtimes can use."""

@@ -13,10 +13,10 @@ from kopt.cli.common import print_json, read_arrays, write_arrays
 def run(
     artifact: Path = typer.Argument(..., help="A directory that `kopt compile` wrote."),
     inputs: Path = typer.Option(..., help="An .npz with one array per input."),
-    output: Path = typer.Option(None, "-o", "--output", help="Where the outputs go, as .npz; by default they are only described."),
-    require: str = typer.Option(None, help="native, recompiled or reference: that tier or an error."),
+    output: Path | None = typer.Option(None, "-o", "--output", help="Where the outputs go, as .npz; by default they are only described."),
+    require: str | None = typer.Option(None, help="native, recompiled or reference: that tier or an error."),
     exact: bool = typer.Option(False, help="Refuse shapes that were not compiled."),
-    threads: int = typer.Option(None, help="Threads; by default all cores."),
+    threads: int | None = typer.Option(None, help="Threads; by default all cores."),
     json: bool = typer.Option(False, "--json", help="Describe the outputs as JSON."),
 ) -> None:
     """Run an artifact on inputs from a file."""

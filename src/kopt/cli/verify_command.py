@@ -14,7 +14,7 @@ from kopt.errors import AccuracyError
 def run(
     artifact: Path = typer.Argument(..., help="A directory that `kopt compile` wrote."),
     against: Path = typer.Option(..., help="The model to compare with."),
-    inputs: Path = typer.Option(None, help="An .npz of inputs; by default random ones at the first compiled shape."),
+    inputs: Path | None = typer.Option(None, help="An .npz of inputs; by default random ones at the first compiled shape."),
     rtol: float = typer.Option(1e-4, help="Error allowed, relative to the largest output."),
     atol: float = typer.Option(0.0, help="Error allowed, absolute."),
     json: bool = typer.Option(False, "--json", help="As JSON."),
@@ -48,7 +48,7 @@ def run(
         print_json({**found, "reference": reference.name, "rtol": rtol, "atol": atol, "passed": passed, "tier": session.tier})
     if not passed:
         raise AccuracyError(
-            f"'{found['worst']}' differs from {reference.name} by {found['max_abs']:.3g}, {found['relative']:.2g} of its largest value ({rtol:.2g} allowed)",
+            f"'{found['worst']}' differs from {reference.name} by {found['relative']:.2g} of its largest value ({rtol:.2g} allowed)",
             where=str(artifact),
             next_step="compile the model again, or allow more with --rtol",
         )

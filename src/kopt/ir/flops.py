@@ -61,7 +61,7 @@ def node_flops(node: Node) -> int:
         return 4 * prod(shapes[0]) * shapes[1][-2]
     if node.op in ("MaxPool", "AveragePool", "MaxPoolNhwc", "AveragePoolNhwc"):
         kernel = node.attrs.get("kernel_shape")
-        return prod(output) * (prod(int(k) for k in kernel) if isinstance(kernel, tuple) else 1)  # type: ignore[arg-type]
+        return prod(output) * (prod(k for k in kernel if isinstance(k, int)) if isinstance(kernel, tuple) else 1)
     if node.op.startswith(("Reduce", "GlobalAverage")) and shapes and shapes[0] is not None:
         return prod(shapes[0])
     return prod(output) * _PER_ELEMENT.get(node.op, 1)

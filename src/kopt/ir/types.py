@@ -45,7 +45,7 @@ class DType(StrEnum):
     STRING = "string"
 
     @property
-    def numpy(self) -> np.dtype:  # type: ignore[type-arg]
+    def numpy(self) -> np.dtype:
         """The numpy (or ml_dtypes) element type; strings are object arrays."""
         return _NUMPY[self]
 
@@ -89,7 +89,7 @@ class DType(StrEnum):
         return _FROM_ONNX[value]
 
 
-_NUMPY: dict[DType, np.dtype] = {  # type: ignore[type-arg]
+_NUMPY: dict[DType, np.dtype] = {
     DType.BOOL: np.dtype(np.bool_),
     DType.I8: np.dtype(np.int8),
     DType.I16: np.dtype(np.int16),

@@ -194,7 +194,7 @@ def _without_unread(graph: Graph, node: Node) -> Node:
     found = spec.schema(node.op, node.domain)
     if found is None:
         return node
-    optional = {k for k, out in enumerate(found.outputs) if out.option.name == "Optional"}
+    optional = spec.optional_outputs(node.op, node.domain)
     outputs = tuple(
         None if k in optional and value is not None and not graph.uses(value) else value for k, value in enumerate(node.outputs)
     )

@@ -112,7 +112,7 @@ def _slice(_: Node, inputs: Arrays) -> np.ndarray | None:
         step = int(steps[k]) if steps is not None else 1
         size = array.shape[axis]
         low, high = (0, size) if step > 0 else (-1, size - 1)
-        first = min(max(start + size if start < 0 else start, max(low, 0)), high)
+        first = min(max(start + size if start < 0 else start, low, 0), high)
         last = min(max(end + size if end < 0 else end, low), size)
         slices[axis] = slice(first, None if last < 0 else last, step)
     return array[tuple(slices)]
@@ -125,7 +125,7 @@ def _concat(node: Node, inputs: Arrays) -> np.ndarray | None:
     return np.concatenate(arrays, axis=int(node.attrs["axis"]))  # type: ignore[arg-type]
 
 
-def _axes(node: Node, inputs: Arrays, rank: int) -> list[int] | None:
+def _axes(inputs: Arrays, rank: int) -> list[int] | None:
     axes = _as_indices(inputs[1]) if len(inputs) > 1 else None
     return None if axes is None else [axis + rank if axis < 0 else axis for axis in axes.ravel().tolist()]
 
@@ -134,7 +134,7 @@ def _unsqueeze(node: Node, inputs: Arrays) -> np.ndarray | None:
     array, axes = inputs[0], inputs[1]
     if array is None or axes is None:
         return None
-    found = _axes(node, inputs, array.ndim + axes.size)
+    found = _axes(inputs, array.ndim + axes.size)
     return None if found is None else np.expand_dims(array, tuple(found))
 
 
@@ -144,7 +144,7 @@ def _squeeze(node: Node, inputs: Arrays) -> np.ndarray | None:
         return None
     if len(inputs) < 2 or inputs[1] is None:
         return array.reshape([size for size in array.shape if size != 1])
-    axes = _axes(node, inputs, array.ndim)
+    axes = _axes(inputs, array.ndim)
     if axes is None or any(array.shape[axis] != 1 for axis in axes):
         return None
     return np.squeeze(array, tuple(axes))
@@ -265,7 +265,7 @@ def _reduce(function: Callable[..., Any]) -> Rule:
         array = inputs[0]
         if array is None or array.dtype.kind not in "iu" or not array.size:
             return None
-        axes = _axes(node, inputs, array.ndim) if len(inputs) > 1 and inputs[1] is not None else None
+        axes = _axes(inputs, array.ndim) if len(inputs) > 1 and inputs[1] is not None else None
         if not axes and node.attrs.get("noop_with_empty_axes"):
             return array
         kept = bool(node.attrs.get("keepdims", 1))

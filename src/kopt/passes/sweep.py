@@ -186,7 +186,7 @@ class Sweep:
 
     @staticmethod
     def _broadcast(a: int | str, b: int | str | None) -> int | str:
-        if a == b or b == 1:
+        if b in (a, 1):
             return a
         if a == 1:
             return "?" if b is None else b

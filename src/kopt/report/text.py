@@ -80,15 +80,13 @@ def heading(report: Mapping[str, Any]) -> list[str]:
     """What was compiled, for what, and where it was measured."""
     model, machine, target = report["model"], report["machine"], report["target"]
     lines = [
-        f"{model['name']}: {model['num_nodes']} nodes, {model['num_parameters'] / 1e6:.3g} M parameters, weights {size(model['weights_bytes'])}, "
-        f"{report['precision']} for {target['device']}",
+        f"{model['name']}: {model['num_nodes']} nodes, {model['num_parameters'] / 1e6:.3g} M parameters, "
+        f"weights {size(model['weights_bytes'])}, {report['precision']} for {target['device']}",
         f"{machine['cpu']}, {machine['cores']} cores"
         + (f", measured peak {machine['peak_gflops']:.0f} GFLOP/s" if "peak_gflops" in machine else ""),
     ]
     if not target["present"]:
-        lines.append(
-            f"no {target['device']} device here: the portable tier was written, and the first load on a {target['device']} machine compiles it"
-        )
+        lines.append(f"no {target['device']} device here: the portable tier was written; the first load where one is compiles it")
     return lines
 
 

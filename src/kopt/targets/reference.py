@@ -39,7 +39,7 @@ class ReferenceExecutable:
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
-                return self._evaluator.run(None, feeds)  # type: ignore[no-any-return]
+                return list(self._evaluator.run(None, feeds))
         except Exception as error:  # the evaluator raises whatever its numpy code raises
             raise ToolchainError(f"onnx.reference failed: {type(error).__name__}: {error}") from error
 

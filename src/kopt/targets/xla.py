@@ -32,6 +32,7 @@ from kopt.targets.base import Lowered, Signature, Support
 from kopt.targets.lowering.registry import static_inputs
 from kopt.targets.lowering.walk import load_lowerings, run_graph, unsupported_nodes
 from kopt.targets.xla_split import split
+from kopt.targets.xla_staging import staged
 
 LITERAL_BYTES = 16 * 1024
 """Packed weights below this are embedded in the program instead of being arguments."""
@@ -57,7 +58,8 @@ class XlaExecutable:
 
     Attributes:
         signature: inputs and outputs.
-        dispatch: the call itself, of arrays one by one, without waiting for the results.
+        dispatch: the call for arrays of exactly the signature's types, one by one, without waiting for the results; a thread
+            waits for them before it calls again.
     """
 
     def __init__(self, executable: Any, code: bytes, weights: Mapping[str, np.ndarray], signature: Signature, device: Any) -> None:
@@ -73,14 +75,15 @@ class XlaExecutable:
         function = internals.fast_call(executable, avals, device, "kopt")
         call = partial(function, *placed) if placed else function
         self._call = call
-        self.dispatch = self._call_wide if self._wide else call
+        direct = self._call_wide if self._wide else call
+        self.dispatch = staged(direct, [tensor for _, tensor in signature.inputs], device)
 
     def __call__(self, inputs: Sequence[Any]) -> Sequence[Any]:
         """Run on arrays in signature order (numpy, or jax arrays on the device) and wait for the results.
 
         numpy inputs aligned to 64 bytes are read in place on a CPU; others are copied first.
         """
-        outputs = self.dispatch(*inputs)
+        outputs = self._call_wide(*inputs) if self._wide else self._call(*inputs)
         for output in outputs:
             output.block_until_ready()
         return outputs
@@ -88,7 +91,8 @@ class XlaExecutable:
     def _call_wide(self, *inputs: Any) -> Sequence[Any]:
         """Outside of this scope JAX narrows 64-bit inputs."""
         with jax.enable_x64(True):
-            return self._call(*inputs)  # type: ignore[no-any-return]
+            outputs: Sequence[Any] = self._call(*inputs)
+            return outputs
 
     def place(self, array: np.ndarray) -> Any:
         """An input put on the device ahead of the call."""

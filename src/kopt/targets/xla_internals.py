@@ -98,7 +98,7 @@ def is_drop_var(var: Any) -> bool:
     return isinstance(var, _core.DropVar)
 
 
-def closed_jaxpr(like: ClosedJaxpr, invars: Sequence[Any], outvars: Sequence[Any], eqns: Sequence[Any]) -> ClosedJaxpr:
+def closed_jaxpr(invars: Sequence[Any], outvars: Sequence[Any], eqns: Sequence[Any]) -> ClosedJaxpr:
     """A jaxpr without constants from equations; effects are the union of the equations'."""
     effects = frozenset().union(*(eqn.effects for eqn in eqns)) if eqns else frozenset()
     names = _core.DebugInfo("kopt", "kopt", None, None)

@@ -60,7 +60,7 @@ def split(traced: ClosedJaxpr, weights: Sequence[np.ndarray]) -> Split:
     needed -= {out for eqn in late for out in eqn.outvars}
     stored = [var for var in dict.fromkeys((*known, *(out for eqn in early for out in eqn.outvars))) if var in needed]
     values = _evaluate(early, known, set(stored))
-    program = internals.closed_jaxpr(traced, [*stored, *invars[len(weights) :]], outputs, late)
+    program = internals.closed_jaxpr([*stored, *invars[len(weights) :]], outputs, late)
     return Split(program, tuple(values[var] for var in stored), tuple(origin.get(var) for var in stored))
 
 
@@ -130,8 +130,7 @@ def _grows(eqn: Any) -> bool:
 
 
 def _nbytes(aval: Any) -> int:
-    itemsize: int = getattr(aval.dtype, "itemsize", 8)
-    return prod(aval.shape) * itemsize
+    return int(prod(aval.shape) * getattr(aval.dtype, "itemsize", 8))
 
 
 def _with_growing(late: Sequence[Any], growing: dict[Any, Any]) -> list[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 
 
-def convert(x: Array, dtype: np.dtype, *, saturate: bool = True) -> Array:  # type: ignore[type-arg]
+def convert(x: Array, dtype: np.dtype, *, saturate: bool = True) -> Array:
     """``x`` as ``dtype`` with ONNX's rules: to bool is "not zero"; 8-bit floats saturate when asked; narrow integers wrap."""
     x = jnp.asarray(x)
     if x.dtype == dtype:
@@ -23,13 +23,13 @@ def convert(x: Array, dtype: np.dtype, *, saturate: bool = True) -> Array:  # ty
     return x.astype(dtype)
 
 
-def _to_narrow_float(x: Array, dtype: np.dtype, saturate: bool) -> Array:  # type: ignore[type-arg]
+def _to_narrow_float(x: Array, dtype: np.dtype, saturate: bool) -> Array:
     if jnp.issubdtype(x.dtype, jnp.floating):
         wide = x.astype(np.float32) if x.dtype.itemsize < 4 else x
     else:
         wide = x.astype(np.float32)
     if saturate and dtype.name != "float8_e8m0fnu":
-        largest = float(ml_dtypes.finfo(dtype).max)
+        largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
         wide = jnp.where(jnp.isnan(wide), wide, jnp.clip(wide, -largest, largest))
     return wide.astype(dtype)
 

@@ -154,10 +154,10 @@ def _depthwise(x: Array, weight: Array, window: Window) -> Array:
     wide = np.float32 if x.dtype.itemsize == 2 else x.dtype
     total = None
     for k, tap in enumerate(taps):
-        tap = tap.astype(wide)
+        widened = tap.astype(wide)
         if multiplier > 1:
-            tap = jnp.repeat(tap, multiplier, axis=-1)
-        term = tap * rows[k].astype(wide)
+            widened = jnp.repeat(widened, multiplier, axis=-1)
+        term = widened * rows[k].astype(wide)
         total = term if total is None else total + term
     return total
 
@@ -227,14 +227,15 @@ def lower_conv_nhwc(ctx: LoweringContext, x: Array, weight: Array, bias: Array |
 
 def activate(ctx: LoweringContext, y: Array) -> Array:
     """The activation of a com.microsoft fused operator."""
-    name, params = str(ctx.attr("activation", "")), ctx.attr("activation_params") or ()
+    name = str(ctx.attr("activation", ""))
+    params: tuple[float, ...] = tuple(ctx.attr("activation_params") or ())
     if name == "Clip":
         return jnp.clip(y, *(jnp.asarray(p, y.dtype) for p in params))
     if name == "LeakyRelu":
         return jnp.where(y < 0, jnp.asarray(params[0], y.dtype) * y, y)
     if name == "HardSigmoid":
         return jnp.clip(params[0] * y + params[1], 0, 1).astype(y.dtype)
-    known = {
+    known: dict[str, Any] = {
         "": lambda v: v,
         "Relu": lambda v: jnp.maximum(v, 0),
         "Tanh": jnp.tanh,

@@ -66,7 +66,7 @@ for _op, _function2 in {
 }.items():
     _binary(_op, _function2)
 
-for _op, _function2 in {
+_COMPARISONS: dict[str, Callable[[Array, Array], Array]] = {
     "Equal": jnp.equal,
     "Greater": jnp.greater,
     "GreaterOrEqual": jnp.greater_equal,
@@ -75,8 +75,9 @@ for _op, _function2 in {
     "And": jnp.logical_and,
     "Or": jnp.logical_or,
     "Xor": jnp.logical_xor,
-}.items():
-    _binary(_op, _function2, logical=True)
+}
+for _op, _comparison in _COMPARISONS.items():
+    _binary(_op, _comparison, logical=True)
 
 
 @lowers("Div")

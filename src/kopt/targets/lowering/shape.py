@@ -163,7 +163,7 @@ def range_(ctx: LoweringContext, start: np.ndarray, limit: np.ndarray, delta: np
 @lowers("EyeLike")
 def eye_like(ctx: LoweringContext, x: Array) -> Array:
     """Ones on the k-th diagonal."""
-    return jnp.eye(*x.shape, k=ctx.attr("k"), dtype=ctx.node.output.tensor.dtype.numpy)
+    return jnp.eye(x.shape[0], x.shape[1], k=ctx.attr("k"), dtype=ctx.node.output.tensor.dtype.numpy)
 
 
 @lowers("DepthToSpace")
