@@ -43,7 +43,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -63,6 +62,9 @@ def root(
     """Read the defaults, then run the command."""
     if version:
         typer.echo(__version__)
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
         raise typer.Exit
     ctx.default_map = read_config(config)
 
