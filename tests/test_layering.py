@@ -32,7 +32,6 @@ RANKS = {
     "latency": 9,
     "check": 10,
     "compiler": 10,
-    "finish": 10,
     "cli": 11,
     "__main__": 12,
 }

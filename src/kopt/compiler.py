@@ -213,7 +213,7 @@ def _check(
     facts = {"reference": reference.name, "tolerance": tolerance, **found}
     if not found["relative"] <= tolerance:
         raise errors.AccuracyError(
-            f"outputs differ from {reference.name}: '{found['worst']}' by {found['relative']:.2g} of its largest value, not {tolerance:.2g}",
+            f"'{found['worst']}' differs from {reference.name} by {found['relative']:.2g} of its largest value, not {tolerance:.2g}",
             where=f"{graph.name}, batch {bucket.batch}, {request.precision}",
             next_step="compile with --precision fp32"
             if request.precision != "fp32"

@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401  (registers the narrow types with numpy)
 import numpy as np
+import onnx
 from onnx.backend.test.loader import load_model_tests
 
 from kopt.frontend.load import load
@@ -40,6 +41,11 @@ def cases_of(*ops: str, without: Sequence[str] = ()) -> list[str]:
     ]
 
 
+def _array(value: Any) -> Any:
+    """Test data as an array; narrow types come as protos, sequences stay lists."""
+    return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+
+
 def bound(graph: Graph, arrays: Sequence[Any]) -> tuple[Graph, list[np.ndarray]]:
     """The graph with the shapes of ``arrays``, shape-deciding inputs made constant, and the arrays still to be fed."""
     fed = dict(zip((value.name for value in graph.inputs), arrays, strict=True))
@@ -61,11 +67,11 @@ def check(name: str) -> None:
     case = node_cases()[name]
     graph = load(case.model)
     for inputs, outputs in case.data_sets:
-        ready, fed = bound(graph, inputs)
+        ready, fed = bound(graph, [_array(item) for item in inputs])
         results = evaluate_graph(ready, fed)
         assert len(results) == len(outputs)
         for result, expected in zip(results, outputs, strict=True):
-            _same(result, expected, case.rtol, case.atol)
+            _same(result, _array(expected), case.rtol, case.atol)
 
 
 def _same(result: np.ndarray, expected: Any, rtol: float, atol: float) -> None:

@@ -105,8 +105,7 @@ def test_threads_share_an_executable(rng, x):
 
     def work():
         for _ in range(20):
-            if not np.array_equal(np.asarray(executable([x])[0]), expected):
-                wrong.append(1)
+            wrong.extend([1] * (not np.array_equal(np.asarray(executable([x])[0]), expected)))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:

@@ -14,8 +14,9 @@ def run(
     output: Path = typer.Option(..., "-o", "--output", help="Where the completed artifact goes."),
 ) -> None:
     """Compile what an artifact lacks for this machine, and write the completed artifact."""
-    from kopt.finish import finish
+    from kopt.session.finish import finish
 
     with progress() as say:
-        done = finish(artifact, output, say)
+        say("compiling what is missing")
+        done = finish(artifact, output)
     typer.echo(str(done.path))

@@ -130,7 +130,7 @@ def _axes(inputs: Arrays, rank: int) -> list[int] | None:
     return None if axes is None else [axis + rank if axis < 0 else axis for axis in axes.ravel().tolist()]
 
 
-def _unsqueeze(node: Node, inputs: Arrays) -> np.ndarray | None:
+def _unsqueeze(node: Node, inputs: Arrays) -> np.ndarray | None:  # noqa: ARG001 - every rule takes its node
     array, axes = inputs[0], inputs[1]
     if array is None or axes is None:
         return None
@@ -138,7 +138,7 @@ def _unsqueeze(node: Node, inputs: Arrays) -> np.ndarray | None:
     return None if found is None else np.expand_dims(array, tuple(found))
 
 
-def _squeeze(node: Node, inputs: Arrays) -> np.ndarray | None:
+def _squeeze(node: Node, inputs: Arrays) -> np.ndarray | None:  # noqa: ARG001 - every rule takes its node
     array = inputs[0]
     if array is None:
         return None
