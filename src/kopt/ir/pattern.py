@@ -1,7 +1,7 @@
 """Patterns as data: what a rewrite rule looks for.
 
 ``op("Add", Var("x"), Var("b", constant=True), commutative=True)`` matches the node that makes a value; nodes below the
-root must have no other reader, so that replacing the root leaves them dead.
+root must have no reader outside of the match, so that replacing the root leaves them dead.
 """
 
 from __future__ import annotations
@@ -108,13 +108,18 @@ class Match:
 def match(pattern: Op, graph: Graph, root: Node, alive: Callable[[Node], bool] = lambda _: True) -> Match | None:
     """The match of ``pattern`` whose root is ``root``, or None; ``alive`` says which nodes may take part."""
     found = Match(graph, root)
-    return found if _match_node(pattern, root, found, alive, is_root=True) else None
+    return found if _match_node(pattern, root, found, alive) and _is_closed(found) else None
 
 
-def _match_node(pattern: Op, node: Node, found: Match, alive: Callable[[Node], bool], *, is_root: bool) -> bool:
+def _is_closed(found: Match) -> bool:
+    """Whether nothing outside of the match reads what its inner nodes make."""
+    inside = set(found.nodes)
+    inner = (node.output for node in inside if node is not found.root)
+    return all(use.node in inside for value in inner for use in found.graph.uses(value))
+
+
+def _match_node(pattern: Op, node: Node, found: Match, alive: Callable[[Node], bool]) -> bool:
     if node.op != pattern.op or node.domain != pattern.domain or not alive(node):
-        return False
-    if not is_root and len(found.graph.uses(node.output)) != 1:
         return False
     if any(value is not None and found.graph.uses(value) for value in node.outputs[1:]):
         return False
@@ -159,4 +164,4 @@ def _match_value(pattern: Pattern, value: Value | None, found: Match, alive: Cal
     node = found.graph.producer(value)
     if node is None or not node.outputs or node.outputs[0] is not value:
         return False
-    return _match_node(pattern, node, found, alive, is_root=False)
+    return _match_node(pattern, node, found, alive)
