@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kopt.ir.builder import Builder
-from kopt.ir.graph import Graph, Value
+from kopt.ir.graph import Attr, Graph, Value
 from kopt.ir.pattern import Match, Number, Var, any_of, op
 from kopt.ir.rewrite import rewrite, rule
 from kopt.passes.base import PassContext, Skip, register
@@ -33,7 +33,7 @@ def fuse_layer_norm(m: Match, b: Builder) -> Value | Skip:
         return Skip("scale or bias is not one number per channel")
     if epsilon.size != 1:
         return Skip("epsilon is not one number")
-    attrs = {"axis": -1, "epsilon": float(epsilon.item()), "stash_type": 1}
+    attrs: dict[str, Attr] = {"axis": -1, "epsilon": float(epsilon.item()), "stash_type": 1}
     return b.emit_many("LayerNormalization", m["x"], m["scale"], m["bias"], attrs=attrs, types=[m.root.output.type])[0]
 
 
