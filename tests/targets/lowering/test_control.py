@@ -61,8 +61,7 @@ def test_while(trips: int, go: bool) -> None:
     _agrees(_model(_LOOP), np.asarray(trips), np.asarray(go), np.asarray([1, 2], np.float32))
 
 
-@pytest.mark.parametrize("trips", [0, 3, 20])
-def test_counted_loop_stacks_rows(trips: int) -> None:
+def _counted(trips: int) -> onnx.ModelProto:
     text = f"""g (float[2] x) => (float[2] y, float[?,2] rows) {{
       m = Constant <value = int64 {{{trips}}}> ()
       go = Constant <value = bool {{1}}> ()
@@ -73,7 +72,19 @@ def test_counted_loop_stacks_rows(trips: int) -> None:
         row = Mul(t, x)
       }}>
     }}"""
-    _agrees(_model(text), np.asarray([1, 2], np.float32))
+    return _model(text)
+
+
+@pytest.mark.parametrize("trips", [1, 3, 20])
+def test_counted_loop_stacks_rows(trips: int) -> None:
+    _agrees(_counted(trips), np.asarray([1, 2], np.float32))
+
+
+def test_no_trips_stack_no_rows() -> None:
+    graph, fed = bound(load(_counted(0)), [np.ones(2, np.float32)])
+    result, rows = evaluate_graph(graph, fed)
+    np.testing.assert_array_equal(result, np.ones(2))
+    assert rows.shape == (0, 2)
 
 
 def test_stacking_an_unknown_number_of_rows_is_refused() -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kopt.ir.graph import Graph, Value
+from kopt.ir.graph import Graph, Node, Value
 from kopt.ir.types import TensorType
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 
@@ -61,7 +61,13 @@ def _always_true(body: Graph, start: Array | None) -> bool:
     return held is not None and bool(held.item())
 
 
-@lowers("Loop")
+def _decides_rows(node: Node) -> frozenset[int]:
+    """What makes the number of stacked rows, if a loop stacks any."""
+    body = node.attrs["body"]
+    return frozenset({0, 1}) if isinstance(body, Graph) and len(body.outputs) > len(body.inputs) - 1 else frozenset()
+
+
+@lowers("Loop", static=_decides_rows)
 def loop(ctx: LoweringContext, trips: Array | None = None, condition: Array | None = None, *carried: Array) -> tuple[Array, ...]:
     """A scan for a known number of trips, a while loop otherwise.
 

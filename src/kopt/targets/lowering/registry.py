@@ -62,24 +62,26 @@ class Lowering:
 
     Attributes:
         function: (ctx, *inputs) -> array or tuple of arrays.
-        static: positions of inputs that must be known when compiling; -1 stands for all.
+        static: positions of inputs that must be known when compiling; -1 stands for all. A function where the node decides.
     """
 
     function: Callable[..., Any]
-    static: frozenset[int]
+    static: frozenset[int] | Callable[[Node], frozenset[int]]
 
 
 _LOWERINGS: dict[tuple[str, str], Lowering] = {}
 
 
-def lowers(*ops: str, domain: str = "", static: Sequence[int] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def lowers(
+    *ops: str, domain: str = "", static: Sequence[int] | Callable[[Node], frozenset[int]] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register one function as the lowering of the given operators of a domain."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         for op in ops:
             if (domain, op) in _LOWERINGS:
                 raise RuntimeError(f"{domain}::{op} has two lowerings")
-            _LOWERINGS[domain, op] = Lowering(function, frozenset(static))
+            _LOWERINGS[domain, op] = Lowering(function, static if callable(static) else frozenset(static))
         return function
 
     return register
@@ -95,7 +97,8 @@ def static_inputs(node: Node) -> frozenset[int]:
     found = lowering_of(node)
     if found is None:
         return frozenset()
-    return frozenset(range(len(node.inputs))) if -1 in found.static else found.static
+    static = found.static(node) if callable(found.static) else found.static
+    return frozenset(range(len(node.inputs))) if -1 in static else static
 
 
 def lowered_ops() -> frozenset[tuple[str, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from kopt.errors import DynamicShapeError, KoptError, UnsupportedModelError
 from kopt.ir.graph import Graph, Node, Value
-from kopt.targets.lowering.registry import Array, Lowering, LoweringContext, lowering_of
+from kopt.targets.lowering.registry import Array, Lowering, LoweringContext, lowering_of, static_inputs
 
 _FAMILIES = (
     "activation",
@@ -36,6 +36,8 @@ _FAMILIES = (
     "shape",
     "signal",
 )
+
+_KNOWN_SIZE = 1024  # elements of the inputs of nodes that are computed while tracing
 
 
 @lru_cache(maxsize=1)
@@ -102,7 +104,7 @@ def _run_node(node: Node, env: dict[Value, Array], options: Mapping[str, Any]) -
     if lowering is None:
         raise UnsupportedModelError([(node.qualified_op, node.loc)], backend="xla")
     args = [None if value is None else env[value] for value in node.inputs]
-    _require_static(node, lowering, args)
+    _require_static(node, args)
 
     def evaluate(body: Graph, inputs: Sequence[Array], captures: Mapping[Any, Array]) -> tuple[Array, ...]:
         return run_graph(body, inputs, captures=captures, options=options)
@@ -111,11 +113,25 @@ def _run_node(node: Node, env: dict[Value, Array], options: Mapping[str, Any]) -
     context = LoweringContext(node, evaluate, captures, options)
     try:
         with jax.named_scope(_scope(node.name)):
-            results = lowering.function(context, *args)
+            results = _known_results(lowering, context, args) if _is_known(node, args) else lowering.function(context, *args)
     except (TypeError, ValueError, IndexError, KeyError, ZeroDivisionError, OverflowError) as error:
         raise _located(node, args, error) from error
     outputs = results if isinstance(results, tuple | list) else (results,)
     env.update((value, result) for value, result in zip(node.outputs, outputs, strict=False) if value is not None)
+
+
+def _is_known(node: Node, args: Sequence[Any]) -> bool:
+    """Whether a node can be computed now: inside an unrolled loop the counter, and the shapes that follow from it, are known."""
+    held = [arg for arg in args if arg is not None]
+    if not held or any(True for _ in node.subgraphs()):
+        return False
+    return all(isinstance(arg, np.ndarray | np.generic) and arg.size <= _KNOWN_SIZE for arg in held)
+
+
+def _known_results(lowering: Lowering, context: LoweringContext, args: Sequence[Any]) -> tuple[np.ndarray, ...]:
+    with jax.ensure_compile_time_eval():
+        results = lowering.function(context, *args)
+        return tuple(np.asarray(result) for result in (results if isinstance(results, tuple | list) else (results,)))
 
 
 def _scope(name: str) -> str:
@@ -123,9 +139,8 @@ def _scope(name: str) -> str:
     return name.replace("/", ".").strip(".") or "node"
 
 
-def _require_static(node: Node, lowering: Lowering, args: Sequence[Any]) -> None:
-    positions = range(len(args)) if -1 in lowering.static else lowering.static
-    for index in positions:
+def _require_static(node: Node, args: Sequence[Any]) -> None:
+    for index in static_inputs(node):
         if index < len(args) and args[index] is not None and not isinstance(args[index], np.ndarray | np.generic):
             value = node.inputs[index]
             raise DynamicShapeError(
