@@ -48,6 +48,7 @@ class Request:
     measure: bool = True
     baseline: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def compile(
     batch: int | Sequence[int] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     cpu_isa: str = "native",
+    threads: int | None = None,
     measure: bool = True,
     baseline: bool = True,
     options: Mapping[str, Any] | None = None,
@@ -86,6 +88,7 @@ def compile(
         batch: rows per call, one or several. A model with a fixed batch is rebatched where that is proven safe.
         shapes: input name -> dimensions, for inputs with other unknown dimensions.
         cpu_isa: "native", "x86-64-v3" or "x86-64-v4": what the code may need.
+        threads: to compile for and to measure with; by default all cores this process may use.
         measure: whether latency is measured (in child processes).
         baseline: whether ONNX Runtime is measured beside it, where it is installed.
         options: of the lowering, such as {"conv3x3": "winograd4"}.
@@ -107,6 +110,7 @@ def compile(
         measure,
         baseline,
         dict(options or {}),
+        threads,
     )
     return run(request, progress or (lambda _: None))
 
@@ -124,7 +128,7 @@ def run(request: Request, progress: Progress) -> Artifact:
     from kopt.targets.xla_threads import limit_threads
 
     check_replaceable(request.output)
-    limit_threads(None)
+    limit_threads(request.threads)
     progress("reading the model")
     original = load(request.model)
     graph, records = import_graph(original)
@@ -267,7 +271,8 @@ def _measure(
     """Fill the report's latency fields from runs in child processes."""
     from kopt.latency import measure_bucket, measured_peak_gflops
 
-    threads = available_cores()
+    threads = request.threads or available_cores()
+    report["machine"]["threads"] = threads
     progress("measuring this machine's peak")
     report["machine"]["peak_gflops"] = measured_peak_gflops(threads)
     with tempfile.TemporaryDirectory(prefix="kopt-") as folder:

@@ -127,7 +127,14 @@ def write_text(path: Path, text: str) -> None:
     """
     try:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
+            part = Path(file.name)
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                part.unlink()
+                raise
+        os.replace(part, path)
     except OSError as error:
         raise FileError(f"cannot write: {error.strerror or error}", where=str(path), next_step="check the folder and its space") from None

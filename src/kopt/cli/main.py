@@ -5,6 +5,7 @@ Command files import no compiler at their top, so that `kopt --help` starts at o
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -90,7 +91,27 @@ def read_config(path: Path | None) -> dict[str, Any]:
     for table, flags in content.items():
         if table not in COMMANDS or not isinstance(flags, dict):
             raise UsageError(f"unknown table '{table}'", where=str(found), next_step=f"choose one of: {', '.join(COMMANDS)}")
-    return {table: {key.replace("-", "_"): value for key, value in flags.items()} for table, flags in content.items()}
+    return {table: _defaults(table, flags, found) for table, flags in content.items()}
+
+
+def _defaults(table: str, flags: dict[str, Any], file: Path) -> dict[str, Any]:
+    """One table's values under the parameters' names; lists are joined for flags that take "1,8,32".
+
+    Raises:
+        UsageError: a key that is no flag of the command.
+    """
+    known = {parameter.name: parameter for parameter in typer.main.get_command(app).commands[table].params}  # type: ignore[attr-defined]
+    result = {}
+    for key, value in flags.items():
+        parameter = known.get(key.replace("-", "_"))
+        if parameter is None or parameter.param_type_name != "option":
+            flag_names = sorted(name.replace("_", "-") for name, one in known.items() if one.param_type_name == "option")
+            raise UsageError(
+                f"unknown key '{key}' in table '{table}'", where=str(file), next_step=f"choose one of: {', '.join(flag_names)}"
+            )
+        joined = isinstance(value, list) and not parameter.multiple
+        result[str(parameter.name)] = ",".join(map(str, value)) if joined else value
+    return result
 
 
 def main() -> None:
@@ -111,8 +132,23 @@ def invoke(arguments: Sequence[str]) -> int:
     except typer.Exit as error:
         return error.exit_code
     except BrokenPipeError:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the reader is gone; the interpreter still flushes at its end
         return 0
+    except OSError as error:
+        return _fail(
+            f"{error.strerror or error}\n  at {error.filename or 'a file'}\n  check the path and the space on the disk", FileError.exit_code
+        )
+    except Exception as error:  # a defect of kopt: one message, and the place for whoever repairs it
+        return _fail(f"internal failure: {type(error).__name__}: {error}\n  at {_place(error)}\n  please report this", KoptError.exit_code)
     return result if isinstance(result, int) else 0
+
+
+def _place(error: BaseException) -> str:
+    """Module and line where an exception was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}" if trace is not None else "an unknown place"
 
 
 def _fail(message: str, code: int) -> int:
