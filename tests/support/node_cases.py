@@ -88,3 +88,9 @@ def _same(result: np.ndarray, expected: Any, rtol: float, atol: float) -> None:
         np.testing.assert_allclose(result, expected, rtol=rtol, atol=atol)
     else:
         np.testing.assert_array_equal(result, expected)
+
+
+def run_model(model: onnx.ModelProto, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A model on concrete arrays, through import, binding of shapes, and XLA."""
+    graph, fed = bound(load(model), arrays)
+    return evaluate_graph(graph, fed)
