@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -50,6 +51,7 @@ def measure_bucket(
             "first_s": ours.started.first_s,
             "peak_bytes": ours.peak_bytes(),
             "baseline": {"name": "onnxruntime", "missing": missing},
+            **time_shares(graph, ours.node_times_ns()),
         }
         if len(runners) > 1:
             ratio = block_ratio(measured[0], measured[1])
@@ -63,6 +65,20 @@ def measure_bucket(
                 "num_pairs": ratio.num_pairs,
             }
     return facts
+
+
+def time_shares(graph: Graph, node_times_ns: Mapping[str, float], most: int = 20) -> dict[str, Any]:
+    """Shares of the summed time by operator and by node; time that belongs to no node of the model is "other"."""
+    operators = {node.name.replace("/", ".").strip("."): node.qualified_op for _, node in graph.walk()}
+    total = sum(node_times_ns.values())
+    by_operator: defaultdict[str, float] = defaultdict(float)
+    for name, time in node_times_ns.items():
+        by_operator[operators.get(name, "other")] += time / total
+    nodes = [{"node": name, "share": time / total} for name, time in list(node_times_ns.items())[:most]]
+    return {
+        "operators": [{"operator": name, "share": share} for name, share in sorted(by_operator.items(), key=lambda item: -item[1])],
+        "nodes": nodes,
+    }
 
 
 def latency(measurement: Measurement) -> dict[str, Any]:

@@ -97,6 +97,10 @@ class Runner:
         """Peak resident memory of the child so far."""
         return int(self._ask({"memory": True})["peak_bytes"])
 
+    def node_times_ns(self) -> dict[str, float]:
+        """Time by node name, where the runtime tells it."""
+        return cast("dict[str, float]", self._ask({"profile": True})["node_times_ns"])
+
     def close(self) -> None:
         """End the child."""
         if self._process.poll() is None:
@@ -160,21 +164,32 @@ def alternate(runners: Sequence[Runner], protocol: Protocol, progress: Callable[
     return [Measurement(tuple(side)) for side in blocks]
 
 
-def _open_kopt(
-    model: str, threads: int
-) -> tuple[Callable[[dict[str, np.ndarray]], tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]], str]:
+@dataclass(frozen=True)
+class _Bound:
+    """A model with its inputs bound: what the timer calls, the outputs, and where the time goes."""
+
+    call: Callable[[], object]
+    outputs: Callable[[], list[np.ndarray]]
+    node_times_ns: Callable[[], dict[str, float]] = dict
+
+
+def _open_kopt(model: str, threads: int) -> tuple[Callable[[dict[str, np.ndarray]], _Bound], str]:
     from kopt import __version__
     from kopt.session import load
 
     session = load(model, threads=threads)
 
-    def bind(feeds: dict[str, np.ndarray]) -> tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]:
-        return session.call(feeds), lambda: [np.asarray(array) for array in session.run(feeds).values()]
+    def bind(feeds: dict[str, np.ndarray]) -> _Bound:
+        return _Bound(
+            session.call(feeds),
+            lambda: [np.asarray(array) for array in session.run(feeds).values()],
+            lambda: session.node_times_ns(feeds),
+        )
 
     return bind, __version__
 
 
-def _open_onnxruntime(model: str, threads: int) -> tuple[Callable[[dict[str, np.ndarray]], Any], str]:
+def _open_onnxruntime(model: str, threads: int) -> tuple[Callable[[dict[str, np.ndarray]], _Bound], str]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -183,25 +198,32 @@ def _open_onnxruntime(model: str, threads: int) -> tuple[Callable[[dict[str, np.
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
 
-    def bind(feeds: dict[str, np.ndarray]) -> tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]:
+    def bind(feeds: dict[str, np.ndarray]) -> _Bound:
         named = {name: feeds[name] for name in names}
-        return (lambda: session.run(None, named)), (lambda: session.run(None, named))
+
+        def call() -> list[np.ndarray]:
+            return list(session.run(None, named))
+
+        return _Bound(call, call)
 
     return bind, onnxruntime.__version__
 
 
-def _open_openvino(model: str, threads: int) -> tuple[Callable[[dict[str, np.ndarray]], Any], str]:
+def _open_openvino(model: str, threads: int) -> tuple[Callable[[dict[str, np.ndarray]], _Bound], str]:
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
 
-    def bind(feeds: dict[str, np.ndarray]) -> tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]:
+    def bind(feeds: dict[str, np.ndarray]) -> _Bound:
         ordered = [feeds[port.get_any_name()] for port in compiled.inputs]
-        return (lambda: request.infer(ordered, share_inputs=True)), (
-            lambda: [np.array(request.infer(ordered)[port]) for port in compiled.outputs]
-        )
+
+        def outputs() -> list[np.ndarray]:
+            found = request.infer(ordered)
+            return [np.array(found[port]) for port in compiled.outputs]
+
+        return _Bound(lambda: request.infer(ordered, share_inputs=True), outputs)
 
     return bind, openvino.__version__.split("-")[0]
 
@@ -228,18 +250,20 @@ def _serve(kind: str, model: str, folder: str, threads: int, reply: Callable[[Ma
     imported = time.perf_counter()
     bind, version = _OPENERS[kind](model, threads)
     loaded = time.perf_counter()
-    call, outputs = bind(feeds)
-    call()
+    bound = bind(feeds)
+    bound.call()
     first = time.perf_counter()
     reply({"import_s": imported - start, "load_s": loaded - imported, "first_s": first - loaded, "version": version})
     for line in sys.stdin:
         request = json.loads(line)
         if "block_s" in request:
-            reply({"samples_ns": time_block(call, request["block_s"], request["min_calls"])})
+            reply({"samples_ns": time_block(bound.call, request["block_s"], request["min_calls"])})
         elif "outputs" in request:
-            arrays = outputs()
+            arrays = bound.outputs()
             np.savez(Path(folder, "outputs.npz"), allow_pickle=False, **{f"output_{k}": array for k, array in enumerate(arrays)})
             reply({"count": len(arrays)})
+        elif "profile" in request:
+            reply({"node_times_ns": bound.node_times_ns()})
         else:
             reply({"peak_bytes": _peak_bytes()})
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,13 +85,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileError("there is no such file of inputs", where=str(path), next_step="give an .npz with one array per input")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file:  # numpy leaves a file open that it opened itself and cannot read
+            stored = np.load(file, allow_pickle=False)
             if not hasattr(stored, "files"):
                 raise UsageError(
                     "the inputs are a single array, not an .npz", where=str(path), next_step="save them with numpy.savez(path, NAME=array)"
                 )
-            return {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError, KeyError) as error:
+            with stored:
+                return {name: stored[name] for name in stored.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"the inputs cannot be read: {error}", where=str(path), next_step="save them with numpy.savez") from None
 
 
@@ -98,25 +102,26 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     Raises:
         FileError: the folder cannot be written.
+        UsageError: an array of Python objects, such as strings.
     """
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".npz", delete=False) as file:
             part = Path(file.name)
             try:
-                np.savez(file, allow_pickle=False, **{_member(name): array for name, array in arrays.items()})
+                with zipfile.ZipFile(file, "w") as archive:  # numpy.savez takes no array named "file"
+                    for name, array in arrays.items():
+                        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                            np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
             except BaseException:
                 part.unlink()
                 raise
         os.replace(part, path)
+    except ValueError as error:
+        raise UsageError(f"the outputs are no plain arrays: {error}", where=str(path), next_step="leave out --output") from None
     except OSError as error:
         raise FileError(f"cannot write: {error.strerror or error}", where=str(path), next_step="check the folder and its space") from None
-
-
-def _member(name: str) -> str:
-    """A name as a member of an archive."""
-    return name.replace("/", "_") or "output"
 
 
 def write_text(path: Path, text: str) -> None:

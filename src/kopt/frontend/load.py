@@ -43,7 +43,7 @@ def load(model: str | Path | bytes | onnx.ModelProto) -> Graph:
         raise UnsupportedModelError(reader.unknown, backend="kopt", reasons=["unknown operator"] * len(reader.unknown))
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     metadata["onnx.opset"] = str(opsets.get("", 0))
-    graph = graph.replace(metadata=metadata)
+    graph = graph.replace(name=Path(name).stem if isinstance(model, str | Path) else name, metadata=metadata)
     graph.verify()
     return graph
 

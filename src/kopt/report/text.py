@@ -120,12 +120,12 @@ def renderable(report: Mapping[str, Any]) -> RenderableType:
 def _operators(report: Mapping[str, Any]) -> list[RenderableType]:
     for bucket in report["buckets"]:
         if bucket.get("operators"):
-            table = Table(box=None, pad_edge=False, title_justify="left", title=f"time by operator, batch {bucket['batch']}")
+            table = Table(box=None, pad_edge=False)
             table.add_column("operator")
             table.add_column("share", justify="right")
             for entry in bucket["operators"][:12]:
                 table.add_row(entry["operator"], f"{entry['share']:.1%}")
-            return ["", table]
+            return ["", f"time by operator, batch {bucket['batch']}", table]
     return []
 
 

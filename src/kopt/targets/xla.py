@@ -31,6 +31,7 @@ from kopt.targets import xla_internals as internals
 from kopt.targets.base import Lowered, Signature, Support
 from kopt.targets.lowering.registry import static_inputs
 from kopt.targets.lowering.walk import load_lowerings, run_graph, unsupported_nodes
+from kopt.targets.xla_profile import node_times_ns
 from kopt.targets.xla_split import split
 from kopt.targets.xla_staging import staged
 
@@ -64,6 +65,7 @@ class XlaExecutable:
 
     def __init__(self, executable: Any, code: bytes, weights: Mapping[str, np.ndarray], signature: Signature, device: Any) -> None:
         self.signature = signature
+        self._executable = executable
         self._code = code
         self._weights = dict(weights)
         self._device = device
@@ -98,6 +100,11 @@ class XlaExecutable:
         """An input put on the device ahead of the call."""
         with jax.enable_x64(True):
             return jax.device_put(array, self._device)
+
+    def node_times_ns(self, inputs: Sequence[Any], runs: int = 5) -> dict[str, float]:
+        """Time of one call by the user's node names, most expensive first; from XLA's profiler."""
+        text = "\n".join(module.to_string() for module in self._executable.hlo_modules())
+        return node_times_ns(lambda: self(inputs), text, runs)
 
     def save(self) -> tuple[bytes, Mapping[str, np.ndarray]]:
         """Raw native code and the weights it takes, in order.
