@@ -29,7 +29,7 @@ def _to_narrow_float(x: Array, dtype: np.dtype, saturate: bool) -> Array:
     else:
         wide = x.astype(np.float32)
     if saturate and dtype.name != "float8_e8m0fnu":
-        largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+        largest = float(ml_dtypes.finfo(dtype).max)
         wide = jnp.where(jnp.isnan(wide), wide, jnp.clip(wide, -largest, largest))
     return wide.astype(dtype)
 

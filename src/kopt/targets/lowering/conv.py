@@ -85,7 +85,7 @@ def conv_nhwc(x: Array, weight: Array, window: Window, group: int, options: Any)
         return _im2col(x, weight, window)
     if kind.startswith("winograd"):
         return conv3x3_winograd(x, weight, window.pads, tile=int(kind[-1]))
-    return _direct(x, weight, window, group)
+    return direct(x, weight, window, group)
 
 
 def _formulation(x: Array, weight: Array, window: Window, group: int, options: Any) -> str:
@@ -177,7 +177,7 @@ def _im2col(x: Array, weight: Array, window: Window) -> Array:
     return _wide_dot(rows, matrix).reshape(x.shape[0], height, width, outputs)
 
 
-def _direct(x: Array, weight: Array, window: Window, group: int) -> Array:
+def direct(x: Array, weight: Array, window: Window, group: int) -> Array:
     count = x.ndim - 2
     letters = "DHW"[3 - count :] if count <= 3 else "".join(chr(ord("a") + k) for k in range(count))
     spec = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
@@ -266,7 +266,7 @@ def conv_integer(ctx: LoweringContext, x: Array, weight: Array, x_zero: Array | 
     """(X - x_zero) * (W - w_zero) in i32; padding is x's zero point, which is 0 after the subtraction."""
     wide = channels_last(less_zero_point(x, x_zero, 1))
     window = Window.of(ctx, wide.shape[1:-1], weight.shape[2:])
-    return channels_first(_direct(wide, less_zero_point(weight, w_zero, 0), window, ctx.attr("group")))
+    return channels_first(direct(wide, less_zero_point(weight, w_zero, 0), window, ctx.attr("group")))
 
 
 def _conv_transpose(ctx: LoweringContext, x: Array, weight: Array, bias: Array | None) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 
 from kopt.ir.types import DType
 from kopt.targets.lowering.cast import convert
-from kopt.targets.lowering.conv import Window, _direct, channels_first, channels_last
+from kopt.targets.lowering.conv import Window, channels_first, channels_last, direct
 from kopt.targets.lowering.matmul import integer_dot, less_zero_point
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 
@@ -35,7 +35,7 @@ def _spread(ctx: LoweringContext, value: Array, shape: tuple[int, ...]) -> Array
 
 
 def _bounds(dtype: np.dtype) -> tuple[int, int]:
-    found = ml_dtypes.iinfo(dtype) if dtype.name in ("int4", "uint4", "int2", "uint2") else np.iinfo(dtype)
+    found: Any = ml_dtypes.iinfo(dtype) if dtype.name in ("int4", "uint4", "int2", "uint2") else np.iinfo(dtype)  # type: ignore[no-untyped-call]
     return int(found.min), int(found.max)
 
 
@@ -97,7 +97,7 @@ def qlinear_conv(ctx: LoweringContext, x: Array, xs: Array, xz: Array, w: Array,
     ys, yz, *bias = rest
     wide = channels_last(less_zero_point(x, xz, 1))
     window = Window.of(ctx, wide.shape[1:-1], w.shape[2:])
-    total = _direct(wide, less_zero_point(w, wz, 0), window, ctx.attr("group"))
+    total = direct(wide, less_zero_point(w, wz, 0), window, ctx.attr("group"))
     if bias and bias[0] is not None:
         total = total + jnp.asarray(bias[0])
     factor = _scale(xs) * jnp.asarray(ws).astype(np.float32) / _scale(ys)
