@@ -178,6 +178,7 @@ def _im2col(x: Array, weight: Array, window: Window) -> Array:
 
 
 def direct(x: Array, weight: Array, window: Window, group: int) -> Array:
+    """``lax.conv`` on x: (N, *spatial, C), weight: (M, C / group, *kernel); i32 and narrower integers give i32."""
     count = x.ndim - 2
     letters = "DHW"[3 - count :] if count <= 3 else "".join(chr(ord("a") + k) for k in range(count))
     spec = (f"N{letters}C", f"{letters}IO", f"N{letters}C")

@@ -35,7 +35,8 @@ def _spread(ctx: LoweringContext, value: Array, shape: tuple[int, ...]) -> Array
 
 
 def _bounds(dtype: np.dtype) -> tuple[int, int]:
-    found: Any = ml_dtypes.iinfo(dtype) if dtype.name in ("int4", "uint4", "int2", "uint2") else np.iinfo(dtype)  # type: ignore[no-untyped-call]
+    narrow: Any = ml_dtypes.iinfo
+    found = narrow(dtype) if dtype.name in ("int4", "uint4", "int2", "uint2") else np.iinfo(dtype)
     return int(found.min), int(found.max)
 
 
