@@ -109,3 +109,12 @@ def test_a_named_file_must_exist(tmp_path) -> None:
     assert read_config(None) == {}
     with pytest.raises(errors.UsageError, match="no configuration file"):
         read_config(tmp_path / "absent.toml")
+
+
+def test_an_interrupt_inside_a_command_says_so(monkeypatch, capsys) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kopt.compiler.compile", interrupt)
+    assert invoke(["compile", "m.onnx"]) == errors.EXIT_INTERRUPTED
+    assert capsys.readouterr().err.startswith("error: interrupted")

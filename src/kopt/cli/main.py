@@ -128,9 +128,9 @@ def invoke(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _fail(error.format_message() or "a command is missing\n  see `kopt --help`", 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing was left half written", EXIT_INTERRUPTED)
+        result = EXIT_INTERRUPTED
     except typer.Exit as error:
-        return error.exit_code
+        result = error.exit_code
     except BrokenPipeError:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the reader is gone; the interpreter still flushes at its end
         return 0
@@ -140,6 +140,8 @@ def invoke(arguments: Sequence[str]) -> int:
         )
     except Exception as error:  # a defect of kopt: one message, and the place for whoever repairs it
         return _fail(f"internal failure: {type(error).__name__}: {error}\n  at {_place(error)}\n  please report this", KoptError.exit_code)
+    if result == EXIT_INTERRUPTED:  # typer itself turns an interrupt inside a command into this code
+        return _fail("interrupted; nothing was left half written", EXIT_INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 
