@@ -74,15 +74,15 @@ class Ratio:
     num_pairs: int
 
 
-def time_block(call: Callable[[], object], block_s: float, min_calls: int) -> list[int]:
-    """Nanoseconds of single calls until both limits are met, at most ten times ``block_s``; the collector is off meanwhile."""
+def time_block(call: Callable[[], object], block_s: float, min_calls: int, max_s: float | None = None) -> list[int]:
+    """Nanoseconds of single calls until both limits are met, at most ``max_s`` (ten times ``block_s``); the collector is off meanwhile."""
     samples: list[int] = []
     clock = time.perf_counter_ns
     collecting = gc.isenabled()
     gc.disable()
     try:
         start = clock()
-        limit, hard_limit = start + int(block_s * 1e9), start + int(block_s * 1e10)
+        limit, hard_limit = start + int(block_s * 1e9), start + int((10 * block_s if max_s is None else max_s) * 1e9)
         while True:
             before = clock()
             call()

@@ -83,9 +83,9 @@ class Runner:
             raise
         self.started = Started(**ready)
 
-    def block(self, block_s: float, min_calls: int) -> list[int]:
-        """Time calls for a while; nanoseconds each."""
-        return cast("list[int]", self._ask({"block_s": block_s, "min_calls": min_calls})["samples_ns"])
+    def block(self, block_s: float, min_calls: int, max_s: float | None = None) -> list[int]:
+        """Time calls for a while, as ``time_block`` does; nanoseconds each."""
+        return cast("list[int]", self._ask({"block_s": block_s, "min_calls": min_calls, "max_s": max_s})["samples_ns"])
 
     def outputs(self) -> list[np.ndarray]:
         """The model's outputs for the runner's inputs, in model order."""
@@ -257,7 +257,7 @@ def _serve(kind: str, model: str, folder: str, threads: int, reply: Callable[[Ma
     for line in sys.stdin:
         request = json.loads(line)
         if "block_s" in request:
-            reply({"samples_ns": time_block(bound.call, request["block_s"], request["min_calls"])})
+            reply({"samples_ns": time_block(bound.call, request["block_s"], request["min_calls"], request["max_s"])})
         elif "outputs" in request:
             arrays = bound.outputs()
             np.savez(Path(folder, "outputs.npz"), allow_pickle=False, **{f"output_{k}": array for k, array in enumerate(arrays)})

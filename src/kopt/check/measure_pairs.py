@@ -1,0 +1,166 @@
+"""Paired measurement of two artifacts: fresh processes, ABBA quads, and what the machine did meanwhile.
+
+A *quad* is four blocks in the order A B B A or B A A B; a *pair* is an A block with the B block beside it. Both artifacts are
+loaded in processes of their own that stay alive; one waits on a pipe while the other is timed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kopt.runners import Runner
+
+MAX_STEAL = 0.02
+"""A larger share of processor time taken by the hypervisor spoils a pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairProtocol:
+    """How artifacts are measured.
+
+    Attributes:
+        processes: fresh pairs of processes in a first look.
+        quads: quads in each of them; a quad gives two pairs.
+        block_s, min_calls, max_block_s: a block takes both of the first two, but never longer than the last.
+        warmup_s: how long each side runs before its first block.
+        time_limit_s: for one model, everything included.
+    """
+
+    processes: int = 5
+    quads: int = 2
+    block_s: float = 0.25
+    min_calls: int = 20
+    max_block_s: float = 2.0
+    warmup_s: float = 0.5
+    time_limit_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two neighbouring blocks, nanoseconds of each call.
+
+    Attributes:
+        baseline_ns: empty when the candidate was measured alone.
+        candidate_ns: the artifact that is judged.
+        throttled: how often the cgroup's quota stopped its processes meanwhile.
+        steal: share of processor time taken by the hypervisor meanwhile.
+    """
+
+    baseline_ns: tuple[int, ...]
+    candidate_ns: tuple[int, ...]
+    throttled: int = 0
+    steal: float = 0.0
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the machine itself is known to have interfered."""
+        return self.throttled > 0 or self.steal > MAX_STEAL
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRun:
+    """What one fresh process of the candidate (and one of the baseline beside it) gave.
+
+    Attributes:
+        pairs: in the order measured.
+        load_s: seconds the candidate took to load.
+        peak_bytes: its peak resident memory.
+        baseline_first: the order of loading.
+    """
+
+    pairs: tuple[Pair, ...]
+    load_s: float
+    peak_bytes: int
+    baseline_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MachineCounters:
+    """Growing counters of this machine: throttled periods, stolen and total processor time in ticks."""
+
+    throttled: int
+    steal: int
+    total: int
+
+    def since(self, before: MachineCounters) -> tuple[int, float]:
+        """Throttled periods and stolen share between two readings."""
+        return self.throttled - before.throttled, (self.steal - before.steal) / max(1, self.total - before.total)
+
+
+def read_counters(root: Path = Path("/")) -> MachineCounters:
+    """The counters now; zeros where the system has none."""
+    throttled = steal = total = 0
+    for path in ("sys/fs/cgroup/cpu.stat", "sys/fs/cgroup/cpu/cpu.stat"):
+        try:
+            found = dict(line.split() for line in (root / path).read_text().splitlines())
+            throttled = int(found["nr_throttled"])
+            break
+        except (OSError, ValueError, KeyError):
+            continue
+    try:
+        ticks = [int(value) for value in (root / "proc/stat").read_text().splitlines()[0].split()[1:9]]
+        steal, total = ticks[7], sum(ticks)
+    except (OSError, ValueError, IndexError):
+        pass
+    return MachineCounters(throttled, steal, total)
+
+
+def quad_order(coin: bool) -> tuple[int, int, int, int]:
+    """Sides of a quad's four blocks: A B B A or B A A B, so that drift hits both alike."""
+    return (0, 1, 1, 0) if coin else (1, 0, 0, 1)
+
+
+def measure_process(
+    baseline: Path | None,
+    candidate: Path,
+    feeds: Mapping[str, np.ndarray],
+    *,
+    number: int,
+    threads: int,
+    protocol: PairProtocol,
+    max_block_s: float,
+    seed: int,
+    counters: Callable[[], MachineCounters] = read_counters,
+) -> ProcessRun:
+    """Start fresh processes and measure their quads.
+
+    Args:
+        baseline: the artifact to compare with; None measures the candidate alone, in as many blocks.
+        candidate: the artifact that is judged.
+        feeds: inputs of both.
+        number: of this run: every other one loads the candidate first, because the order of loading decides memory layouts.
+        threads: of each process.
+        protocol: block lengths and counts.
+        max_block_s: a bound of one block, at most the protocol's.
+        seed: of the coins that order the quads.
+        counters: reads the machine's counters.
+
+    Raises:
+        KoptError: an artifact cannot be loaded or run.
+    """
+    coins = random.Random(f"{seed}/{number}")  # noqa: S311 - the order of blocks is no secret
+    baseline_first = baseline is not None and number % 2 == 0
+    paths = {1: candidate} if baseline is None else {0: baseline, 1: candidate}
+    with ExitStack() as stack:
+        loading = sorted(paths, reverse=not baseline_first)
+        started = {side: stack.enter_context(Runner("kopt", paths[side], feeds, threads=threads)) for side in loading}
+        for runner in started.values():
+            runner.block(protocol.warmup_s, 3)
+        pairs: list[Pair] = []
+        for _ in range(protocol.quads):
+            order = quad_order(coins.random() < 0.5)
+            for first, second in (order[:2], order[2:]):
+                before = counters()
+                blocks: dict[int, tuple[int, ...]] = {}
+                for side in (first, second):
+                    blocks[side] = tuple(started.get(side, started[1]).block(protocol.block_s, protocol.min_calls, max_block_s))
+                throttled, steal = counters().since(before)
+                alone = () if baseline is None else blocks[0]
+                pairs.append(Pair(alone, blocks[0] + blocks[1] if baseline is None else blocks[1], throttled, steal))
+        return ProcessRun(tuple(pairs), started[1].started.load_s, started[1].peak_bytes(), baseline_first)

@@ -1,0 +1,99 @@
+"""Pairs of blocks: their order, their processes, and the machine's counters; children are played by a fake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from kopt.check import measure_pairs as m
+
+SHORT = m.PairProtocol(block_s=0.01, warmup_s=0.0)
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What happened to the children, in order."""
+    events: list[tuple[str, str]] = []
+
+    class Child:
+        def __init__(self, kind, model, feeds, *, threads):
+            self.name, self.started = Path(model).name, SimpleNamespace(load_s=0.5)
+            events.append(("start", self.name))
+
+        def block(self, block_s, min_calls, max_s=None):
+            events.append(("warm" if max_s is None else "block", self.name))
+            return [{"old": 100, "new": 200}[self.name]] * 3
+
+        def peak_bytes(self):
+            return 1000
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *reason):
+            events.append(("end", self.name))
+
+    monkeypatch.setattr(m, "Runner", Child)
+    return events
+
+
+def measure(baseline, number, seed=0, counters=lambda: m.MachineCounters(0, 0, 0)):
+    path = None if baseline is None else Path(baseline)
+    return m.measure_process(path, Path("new"), {}, number=number, threads=1, protocol=SHORT, max_block_s=1.0, seed=seed, counters=counters)
+
+
+@pytest.mark.parametrize(("number", "first"), [(0, "old"), (1, "new"), (2, "old")])
+def test_the_order_of_loading_is_swapped(log, number, first) -> None:
+    run = measure("old", number)
+    assert log[0] == ("start", first)
+    assert run.baseline_first is (first == "old")
+    assert [(pair.baseline_ns, pair.candidate_ns) for pair in run.pairs] == [((100,) * 3, (200,) * 3)] * 4
+    assert (run.load_s, run.peak_bytes) == (0.5, 1000)
+    assert [name for kind, name in log if kind == "end"] == ["new", "old"][:: 1 if first == "old" else -1]
+
+
+def test_quads_are_abba_or_baab_by_a_seeded_coin(log) -> None:
+    seen = set()
+    for number in range(20):
+        log.clear()
+        measure("old", number)
+        blocks = [name for kind, name in log if kind == "block"]
+        for quad in (tuple(blocks[:4]), tuple(blocks[4:])):
+            assert quad in {("old", "new", "new", "old"), ("new", "old", "old", "new")}
+            seen.add(quad)
+    assert len(seen) == 2
+    log.clear()
+    measure("old", 3, seed=7)
+    once = list(log)
+    log.clear()
+    measure("old", 3, seed=7)
+    assert log == once
+
+
+def test_an_artifact_alone_fills_both_halves(log) -> None:
+    run = measure(None, 0)
+    assert [name for kind, name in log if kind == "start"] == ["new"]
+    assert all(pair.baseline_ns == () and len(pair.candidate_ns) == 6 for pair in run.pairs)
+
+
+def test_an_artifact_beside_itself_has_two_processes(log) -> None:
+    measure("new", 0)
+    assert log.count(("start", "new")) == 2
+
+
+def test_interference_is_recorded_with_the_pair(log) -> None:
+    readings = iter(m.MachineCounters(n // 3, 3 * n, 100 * n) for n in range(8))
+    run = measure("old", 0, counters=lambda: next(readings))
+    assert [pair.throttled for pair in run.pairs] == [0, 1, 0, 0]
+    assert all(pair.steal == pytest.approx(0.03) and pair.disturbed for pair in run.pairs)
+
+
+def test_counters_of_a_machine(tmp_path) -> None:
+    assert m.read_counters(tmp_path) == m.MachineCounters(0, 0, 0)
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.stat").write_text("usage_usec 5\nnr_throttled 7\n")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text("cpu  10 0 20 60 0 0 0 10 0 0\ncpu0 1\n")
+    assert m.read_counters(tmp_path) == m.MachineCounters(7, 10, 100)
