@@ -33,7 +33,7 @@ def attention(
     past_value: Array | None = None,
     lengths: Array | None = None,
 ) -> Any:
-    """softmax(q k^T * scale + mask) v, with caches, grouped heads, soft cap and causal mask. Source: ONNX Attention-23/24."""
+    """softmax(q k^T * scale + mask) v, with caches, grouped heads, soft cap and causal mask. Source: ONNX Attention-25."""
     flat = q.ndim == 3
     if flat:
         q, k, v = _heads(q, ctx.attr("q_num_heads")), _heads(k, ctx.attr("kv_num_heads")), _heads(v, ctx.attr("kv_num_heads"))
@@ -54,13 +54,12 @@ def attention(
     if cap:
         scores = jnp.tanh(scores / cap) * cap
     capped = scores
-    scores = scores if bias is None else scores + bias.astype(scores.dtype)
-    masked = scores
+    masked = scores = scores if bias is None else scores + bias.astype(scores.dtype)
     weights = _softmax(ctx, scores)
     y = _scores_dot(weights, v).astype(q.dtype)
     if flat:
         y = y.transpose(0, 2, 1, 3).reshape(y.shape[0], y.shape[2], -1)
-    shown = {0: raw, 1: masked, 2: capped, 3: weights}[mode]
+    shown = {0: raw, 1: capped, 2: masked, 3: weights}[mode]
     return (y, *present, shown)[: max(1, ctx.num_outputs)]
 
 
@@ -88,11 +87,15 @@ def _mask(ctx: LoweringContext, q: Array, k: Array, mask: Array | None, lengths:
         held = jnp.asarray(lengths).reshape(-1, 1, 1, 1)
         padded = jnp.where(column < held, jnp.zeros((), q.dtype), low)
         bias = padded if bias is None else bias + padded
-    if ctx.attr("is_causal", 0):
-        start = past if lengths is None else jnp.asarray(lengths).reshape(-1, 1, 1, 1) - rows
-        seen = column <= jnp.arange(rows)[:, None] + start
-        causal = jnp.where(seen, jnp.zeros((), q.dtype), low)
-        bias = causal if bias is None else bias + causal
+    start = past if lengths is None else jnp.asarray(lengths).reshape(-1, 1, 1, 1) - rows
+    ahead = column - (jnp.arange(rows)[:, None] + start)  # how far a key lies beyond its query
+    left, right = ctx.attr("left_window_size", -1), ctx.attr("right_window_size", -1)
+    limits = [ahead <= 0] if ctx.attr("is_causal", 0) else []
+    limits += [ahead >= -left] if left >= 0 else []
+    limits += [ahead <= right] if right >= 0 else []
+    for seen in limits:
+        unseen = jnp.where(seen, jnp.zeros((), q.dtype), low)
+        bias = unseen if bias is None else bias + unseen
     return bias
 
 

@@ -316,8 +316,8 @@ def _transposed_pads(
     pads = []
     for size, s, r, more, want in zip(spatial, strides, reach, extra, list(wanted)[-count:], strict=True):
         total = (size - 1) * s + more + r - int(want)
-        half = total // 2
-        pads.append((total - half, half) if auto == "SAME_LOWER" else (half, total - half))
+        start = 0 if total < 0 else total // 2 if auto == "SAME_UPPER" else total - total // 2
+        pads.append((start, total - start))
     return pads
 
 

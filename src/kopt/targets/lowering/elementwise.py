@@ -124,9 +124,11 @@ def power(ctx: LoweringContext, a: Array, b: Array) -> Array:
 
 @lowers("BitShift")
 def bit_shift(ctx: LoweringContext, a: Array, b: Array) -> Array:
-    """Logical shift; by the width or more gives 0."""
+    """Signed integers keep their sign to the right; by the width or more only the sign is left."""
     a, b = jnp.broadcast_arrays(a, b)
-    return lax.shift_left(a, b) if ctx.attr("direction") == "LEFT" else lax.shift_right_logical(a, b)
+    if ctx.attr("direction") == "LEFT":
+        return lax.shift_left(a, b)
+    return lax.shift_right_arithmetic(a, b) if jnp.issubdtype(a.dtype, jnp.signedinteger) else lax.shift_right_logical(a, b)
 
 
 @lowers("Max", "Min", "Sum", "Mean")
