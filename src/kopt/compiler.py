@@ -135,12 +135,12 @@ def run(request: Request, progress: Progress) -> Artifact:
     graph, wanted = bucketing.plan(graph, request.batches, request.shapes)
     recipe = recipe_for(request)
     built = [_build(graph, recipe, request, bucket, progress) for bucket in wanted]
-    contents = _contents(graph, recipe, request, built)
-    progress("writing the artifact")
-    artifact = write(contents, request.output)
     report = reports.build(graph, request.target, request.precision, [*records, *built[0].records], [item.facts for item in built])
-    if request.measure and request.target.device == "cpu":
-        _measure(artifact, graph, request, built, report, progress)
+    progress("writing the artifact")
+    artifact = write(_contents(graph, recipe, request, built, report), request.output)
+    if not request.measure or request.target.device != "cpu":
+        return artifact
+    _measure(artifact, graph, request, built, report, progress)  # interrupted, the artifact keeps its report without latencies
     return rewrite(artifact, request.output, report=report)
 
 
@@ -226,7 +226,7 @@ def _check(
     return facts
 
 
-def _contents(graph: Graph, recipe: Recipe, request: Request, built: Sequence[_Built]) -> Contents:
+def _contents(graph: Graph, recipe: Recipe, request: Request, built: Sequence[_Built], report: Mapping[str, Any]) -> Contents:
     target, chosen = request.target, backend(recipe.backend)
     requirements = Requirements(
         target.device, target.arch, target.isa, tuple(sorted(target.required_features)), {recipe.backend: chosen.version()}
@@ -247,7 +247,7 @@ def _contents(graph: Graph, recipe: Recipe, request: Request, built: Sequence[_B
         rows,
         recipe.to_json(),
         {} if _too_large(self_test) else self_test,
-        {},
+        report,
         provenance,
     )
 

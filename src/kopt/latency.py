@@ -70,7 +70,7 @@ def measure_bucket(
 def time_shares(graph: Graph, node_times_ns: Mapping[str, float], most: int = 20) -> dict[str, Any]:
     """Shares of the summed time by operator and by node; time that belongs to no node of the model is "other"."""
     operators = {node.name.replace("/", ".").strip("."): node.qualified_op for _, node in graph.walk()}
-    total = sum(node_times_ns.values())
+    total = sum(node_times_ns.values()) or 1.0
     by_operator: defaultdict[str, float] = defaultdict(float)
     for name, time in node_times_ns.items():
         by_operator[operators.get(name, "other")] += time / total
@@ -97,14 +97,17 @@ def measured_peak_gflops(threads: int) -> float:
 
     from kopt.runners import child_environment
 
-    done = subprocess.run(
-        [sys.executable, "-m", "kopt.targets.xla_peak"],
-        env=child_environment(threads),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "kopt.targets.xla_peak"],
+            env=child_environment(threads),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolchainError("the peak measurement did not end within two minutes", next_step="see `kopt doctor`") from None
     if done.returncode != 0:
         raise ToolchainError(f"the peak measurement exited with {done.returncode}", next_step="see `kopt doctor`")
     return float(done.stdout.strip())

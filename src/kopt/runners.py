@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Timer
 from types import TracebackType
 from typing import IO, Any, cast
 
 import numpy as np
 
-from kopt.errors import KoptError, MissingDependencyError, ToolchainError, UsageError
+from kopt.errors import MissingDependencyError, ToolchainError, UsageError
 from kopt.measure import Measurement, Protocol, abba, time_block
 
 KINDS = {"kopt": None, "onnxruntime": "ort", "openvino": "openvino"}
@@ -58,14 +59,15 @@ class Runner:
             MissingDependencyError: the runtime is not installed.
             ToolchainError: the runtime cannot load or run the model.
         """
-        if kind not in KINDS:
-            raise UsageError(f"unknown runner '{kind}'", next_step=f"choose one of: {', '.join(KINDS)}")
-        if not available(kind):
-            raise MissingDependencyError(f"{kind} is not installed", next_step=f"pip install 'kopt[{KINDS[kind]}]'")
+        require(kind)
+        for name, array in inputs.items():
+            if array.dtype == object:
+                raise ToolchainError(
+                    f"{kind} cannot be given strings here: input '{name}'", next_step="measure the part of the model after it"
+                )
         self.kind = kind
         self._folder = tempfile.TemporaryDirectory(prefix="kopt-runner-")
-        feeds = Path(self._folder.name, "inputs.npz")
-        np.savez(feeds, allow_pickle=False, **{f"input_{k}": array for k, array in enumerate(inputs.values())})
+        _write_arrays(Path(self._folder.name, "inputs"), list(inputs.values()))
         Path(self._folder.name, "names.json").write_text(json.dumps(list(inputs)))
         self._errors = Path(self._folder.name, "stderr").open("w+")  # noqa: SIM115 - closed with the child
         self._process = subprocess.Popen(
@@ -76,12 +78,16 @@ class Runner:
             env=child_environment(threads),
             text=True,
         )
+        timer = Timer(_START_TIMEOUT_S, self._process.kill)
+        timer.daemon = True
+        timer.start()
         try:
-            ready = self._receive()
-        except KoptError:
+            self.started = Started(**self._receive())
+        except BaseException:  # an interrupt too must not leave the child behind
             self.close()
             raise
-        self.started = Started(**ready)
+        finally:
+            timer.cancel()
 
     def block(self, block_s: float, min_calls: int, max_s: float | None = None) -> list[int]:
         """Time calls for a while, as ``time_block`` does; nanoseconds each."""
@@ -89,9 +95,8 @@ class Runner:
 
     def outputs(self) -> list[np.ndarray]:
         """The model's outputs for the runner's inputs, in model order."""
-        count = int(self._ask({"outputs": True})["count"])
-        with np.load(Path(self._folder.name, "outputs.npz"), allow_pickle=False) as stored:
-            return [stored[f"output_{k}"] for k in range(count)]
+        self._ask({"outputs": True})
+        return _read_arrays(Path(self._folder.name, "outputs"))
 
     def peak_bytes(self) -> int:
         """Peak resident memory of the child so far."""
@@ -143,6 +148,19 @@ class Runner:
 def child_environment(threads: int) -> dict[str, str]:
     """This process's environment with the thread count that runtimes read when they start."""
     return {**os.environ, "NPROC": str(threads), "OMP_NUM_THREADS": str(threads)}
+
+
+def require(kind: str) -> None:
+    """Refuse a runtime that is unknown or absent.
+
+    Raises:
+        UsageError: unknown kind.
+        MissingDependencyError: the runtime is not installed.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"unknown runner '{kind}'", next_step=f"choose one of: {', '.join(KINDS)}")
+    if not available(kind):
+        raise MissingDependencyError(f"{kind} is not installed", next_step=f"pip install 'kopt[{KINDS[kind]}]'")
 
 
 def available(kind: str) -> bool:
@@ -232,6 +250,25 @@ _OPENERS = {"kopt": _open_kopt, "onnxruntime": _open_onnxruntime, "openvino": _o
 _IMPORTS = {"kopt": "jax", "onnxruntime": "onnxruntime", "openvino": "openvino"}
 
 
+def _write_arrays(stem: Path, arrays: Sequence[np.ndarray]) -> None:
+    """Arrays with their dtypes beside them: .npz files know no bfloat16 and give plain bytes back."""
+    np.savez(stem.with_suffix(".npz"), allow_pickle=False, **{f"array_{k}": array for k, array in enumerate(arrays)})
+    stem.with_suffix(".json").write_text(json.dumps([array.dtype.name for array in arrays]))
+
+
+def _read_arrays(stem: Path) -> list[np.ndarray]:
+    dtypes = json.loads(stem.with_suffix(".json").read_text())
+    with np.load(stem.with_suffix(".npz"), allow_pickle=False) as stored:
+        arrays = [stored[f"array_{k}"] for k in range(len(dtypes))]
+    return [array.view(_dtype(name)) if array.dtype.kind == "V" else array for array, name in zip(arrays, dtypes, strict=True)]
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
 def _aligned(array: np.ndarray) -> np.ndarray:
     """A copy at a 64-byte boundary, which every runtime may read in place."""
     buffer = np.empty(array.nbytes + 64, np.uint8)
@@ -243,8 +280,7 @@ def _aligned(array: np.ndarray) -> np.ndarray:
 
 def _serve(kind: str, model: str, folder: str, threads: int, reply: Callable[[Mapping[str, Any]], None]) -> None:
     names = json.loads(Path(folder, "names.json").read_text())
-    with np.load(Path(folder, "inputs.npz"), allow_pickle=False) as stored:
-        feeds = {name: _aligned(stored[f"input_{k}"]) for k, name in enumerate(names)}
+    feeds = {name: _aligned(array) for name, array in zip(names, _read_arrays(Path(folder, "inputs")), strict=True)}
     start = time.perf_counter()
     __import__(_IMPORTS[kind])
     imported = time.perf_counter()
@@ -259,9 +295,8 @@ def _serve(kind: str, model: str, folder: str, threads: int, reply: Callable[[Ma
         if "block_s" in request:
             reply({"samples_ns": time_block(bound.call, request["block_s"], request["min_calls"], request["max_s"])})
         elif "outputs" in request:
-            arrays = bound.outputs()
-            np.savez(Path(folder, "outputs.npz"), allow_pickle=False, **{f"output_{k}": array for k, array in enumerate(arrays)})
-            reply({"count": len(arrays)})
+            _write_arrays(Path(folder, "outputs"), bound.outputs())
+            reply({})
         elif "profile" in request:
             reply({"node_times_ns": bound.node_times_ns()})
         else:

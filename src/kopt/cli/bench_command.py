@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
-from kopt.cli.common import parse_batches, parse_shapes, print_json, progress, stdout
+from kopt.cli.common import check_threads, parse_batches, parse_shapes, print_json, progress, stdout
 from kopt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,18 +23,25 @@ if TYPE_CHECKING:
 def run(
     models: list[Path] = typer.Argument(..., help="Artifacts, or .onnx files."),
     runner: str = typer.Option("kopt,onnxruntime", help="Runtimes, such as kopt,onnxruntime,openvino (xla is another name of kopt)."),
-    batch: str | None = typer.Option(None, help="Rows per call."),
+    batch: str | None = typer.Option(None, help="Rows per call, such as 1,8: each is measured."),
     shape: list[str] | None = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
     rounds: int = typer.Option(8, help="Blocks of each runtime."),
     threads: int | None = typer.Option(None, help="Threads of each runtime; by default all cores."),
     json: bool = typer.Option(False, "--json", help="With raw samples, as JSON."),
 ) -> None:
     """Measure models in several runtimes: same inputs, one process each, alternating blocks."""
-    kinds = ["kopt" if kind in ("xla", "kopt") else kind for kind in runner.split(",")]
-    if rounds < 1 or not kinds:
-        raise UsageError("there is nothing to measure", next_step="give --rounds 1 or more, and a runner")
+    from kopt.runners import require
+
+    kinds = list(dict.fromkeys("kopt" if kind.strip() in ("xla", "kopt") else kind.strip() for kind in runner.split(",")))
+    if rounds < 1:
+        raise UsageError(f"{rounds} rounds measure nothing", next_step="give --rounds 1 or more")
+    check_threads(threads)
+    for kind in kinds:
+        require(kind)
+    batches = parse_batches(batch)
+    wanted = [None] if batches is None else [(rows,) for rows in batches]
     with progress() as say:
-        results = [bench(model, kinds, parse_batches(batch), parse_shapes(shape), rounds, threads, say) for model in models]
+        results = [bench(model, kinds, one, parse_shapes(shape), rounds, threads, say) for model in models for one in wanted]
     if json:
         print_json(results)
         return

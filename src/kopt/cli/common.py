@@ -57,6 +57,53 @@ def parse_shapes(items: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def one_batch(text: str | None) -> tuple[int, ...] | None:
+    """``"8"`` as a single batch, for commands that lower one program.
+
+    Raises:
+        UsageError: several batches, or anything else.
+    """
+    batches = parse_batches(text)
+    if batches is not None and len(batches) > 1:
+        raise UsageError(f"'{text}' names several batches", next_step="one program is written at a time; give a single --batch")
+    return batches
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse thread counts below one.
+
+    Raises:
+        UsageError: zero or negative.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads are not possible", next_step="give at least 1")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse, before any work is done, a result that could not be written afterwards.
+
+    Raises:
+        FileError: the folder is absent, or the path is a folder itself.
+    """
+    if path.is_dir():
+        raise FileError("cannot write: Is a directory", where=str(path), next_step="give the path of a file")
+    if not path.parent.is_dir():
+        raise FileError("cannot write: there is no such folder", where=str(path), next_step=f"create {path.parent} first")
+
+
+def select_inputs(given: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays that are inputs. What is beside a complete set (labels, say) is left out and named on stderr.
+
+    An incomplete set is returned as it is, so that the error about it names what is missing beside what was given instead.
+    """
+    extra = [name for name in given if name not in names]
+    if not set(names) <= set(given):
+        return dict(given)
+    if extra:
+        Console(stderr=True).print(f"not an input, left out: {', '.join(extra)}", highlight=False, markup=False)
+    return {name: given[name] for name in names}
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """A bar on stderr that says what is being done; plain lines where stderr is no terminal."""
@@ -114,10 +161,10 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
                             np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
+                os.replace(part, path)
             except BaseException:
                 part.unlink()
                 raise
-        os.replace(part, path)
     except ValueError as error:
         raise UsageError(f"the outputs are no plain arrays: {error}", where=str(path), next_step="leave out --output") from None
     except OSError as error:
@@ -137,9 +184,9 @@ def write_text(path: Path, text: str) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+                os.replace(part, path)
             except BaseException:
                 part.unlink()
                 raise
-        os.replace(part, path)
     except OSError as error:
         raise FileError(f"cannot write: {error.strerror or error}", where=str(path), next_step="check the folder and its space") from None

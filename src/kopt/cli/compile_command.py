@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from kopt.cli.common import parse_batches, parse_shapes, print_json, progress, stdout
+from kopt.cli.common import check_folder, parse_batches, parse_shapes, print_json, progress, stdout
 
 
 def run(
@@ -26,6 +26,8 @@ def run(
     """Compile a model into an artifact: transform, compile, compare with a reference, measure, report."""
     from kopt.compiler import compile as compile_model
 
+    if markdown is not None:
+        check_folder(markdown)
     with progress() as say:
         artifact = compile_model(
             model,

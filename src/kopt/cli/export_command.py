@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from kopt.cli.common import parse_batches, parse_shapes, write_text
+from kopt.cli.common import check_folder, one_batch, parse_shapes, write_text
 from kopt.errors import UsageError
 
 
@@ -26,6 +26,7 @@ def run(
 
     if form not in ("onnx", "stablehlo"):
         raise UsageError(f"unknown form '{form}'", next_step="choose one of: onnx, stablehlo")
+    check_folder(output)
     graph = load(str(Artifact.open(source).model_path if is_artifact(source) else source))
     if form == "onnx":
         save(graph, output)
@@ -36,6 +37,6 @@ def run(
         from kopt.specialize import Recipe, specialize
 
         graph, _ = import_graph(graph)
-        graph, wanted = buckets.plan(graph, parse_batches(batch), parse_shapes(shape))
+        graph, wanted = buckets.plan(graph, one_batch(batch), parse_shapes(shape))
         write_text(output, specialize(graph, Recipe.of_preset("xla"), Target.parse(target), shapes=wanted[0].shapes).lowered.text)
     typer.echo(str(output))

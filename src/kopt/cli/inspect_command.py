@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from kopt.cli.common import parse_batches, parse_shapes, print_json, stdout
+from kopt.cli.common import one_batch, parse_shapes, print_json, stdout
 from kopt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,14 +28,15 @@ def run(
     """Operators, opset, dimensions, operation counts, and what each backend can compile."""
     from kopt.artifact.read import is_artifact
 
-    if is_artifact(model):
+    if is_artifact(model) and stage is None:
         _show_artifact(model, json)
         return
+    from kopt.artifact import Artifact
     from kopt.frontend.load import load
 
-    graph = load(str(model))
+    graph = load(str(Artifact.open(model).model_path if is_artifact(model) else model))
     if stage is not None:
-        _show_stage(graph, stage, parse_batches(batch), parse_shapes(shape))
+        _show_stage(graph, stage, one_batch(batch), parse_shapes(shape))
         return
     facts = describe(graph)
     if json:

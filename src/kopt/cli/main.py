@@ -126,7 +126,7 @@ def invoke(arguments: Sequence[str]) -> int:
     except KoptError as error:
         return _fail(str(error), error.exit_code)
     except typer.TyperException as error:
-        return _fail(error.format_message() or "a command is missing\n  see `kopt --help`", 2)
+        return _fail(_usage(error), UsageError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         result = EXIT_INTERRUPTED
     except typer.Exit as error:
@@ -143,6 +143,13 @@ def invoke(arguments: Sequence[str]) -> int:
     if result == EXIT_INTERRUPTED:  # typer itself turns an interrupt inside a command into this code
         return _fail("interrupted; nothing was left half written", EXIT_INTERRUPTED)
     return result if isinstance(result, int) else 0
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What the parser says, the command it says it of, and where its flags are listed."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "kopt"
+    return f"{error.format_message() or 'a command is missing'}\n  at {command}\n  `{command} --help` lists what there is"
 
 
 def _place(error: BaseException) -> str:

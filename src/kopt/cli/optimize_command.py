@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from kopt.cli.common import print_json
+from kopt.cli.common import check_folder, print_json
+from kopt.errors import UsageError
 
 
 def run(
@@ -28,6 +29,9 @@ def run(
     from kopt.passes.spec import parse_passes
     from kopt.targets.reference import evaluate_node
 
+    check_folder(output)
+    if rebatch is not None and not rebatch.isdigit() and not rebatch.isidentifier():
+        raise UsageError(f"'{rebatch}' is neither a batch nor a name", next_step="write for instance --rebatch 8 or --rebatch batch")
     graph = load(str(model))
     wanted = parse_passes(passes) if passes is not None else preset_passes(preset)
     if rebatch is not None:

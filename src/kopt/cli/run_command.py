@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import typer
 
-from kopt.cli.common import print_json, read_arrays, write_arrays
+from kopt.cli.common import check_folder, print_json, read_arrays, select_inputs, write_arrays
 
 
 def run(
@@ -22,13 +22,11 @@ def run(
     """Run an artifact on inputs from a file."""
     from kopt.session import load
 
+    if output is not None:
+        check_folder(output)
     session = load(artifact, require=require, exact=exact, threads=threads)
-    given = read_arrays(inputs)
-    names = {name for name, _ in session.signature.inputs}
-    results = {
-        name: np.asarray(array)
-        for name, array in session.run({k: v for k, v in given.items() if k in names or not names & set(given)}).items()
-    }
+    feeds = select_inputs(read_arrays(inputs), [name for name, _ in session.signature.inputs])
+    results = {name: np.asarray(array) for name, array in session.run(feeds).items()}
     if output is not None:
         write_arrays(output, results)
     if json:

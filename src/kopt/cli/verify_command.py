@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import typer
 
-from kopt.cli.common import print_json, read_arrays
-from kopt.errors import AccuracyError
+from kopt.cli.common import print_json, read_arrays, select_inputs
+from kopt.errors import AccuracyError, UsageError
 
 
 def run(
@@ -27,10 +27,12 @@ def run(
     from kopt.references import compare, reference_outputs
     from kopt.session import load
 
+    if not (rtol >= 0 and atol >= 0):
+        raise UsageError(f"tolerances {rtol} and {atol} are not possible", next_step="give --rtol and --atol of at least 0")
     session = load(artifact)
     graph = load_model(str(against))
     if inputs is not None:
-        feeds = read_arrays(inputs)
+        feeds = select_inputs(read_arrays(inputs), [name for name, _ in session.signature.inputs])
     else:
         first = session.artifact.manifest.programs[0].signature.inputs
         feeds = random_inputs(graph, {name: tensor.static_shape for name, tensor in first})
