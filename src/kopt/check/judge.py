@@ -1,0 +1,176 @@
+"""From recorded samples to results, one per limit: pure functions, so that stored samples give the same verdicts again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kopt.check.measure_pairs import PairProtocol, ProcessRun
+from kopt.check.verdict import CONFIDENCE, MAX_P99_SAMPLES, Comparison, Verdict, bootstrap_medians, compare, judge_limit, pair_effect
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+LATER_CONFIDENCE = 0.995
+"""Of looks after the first one: looking again must not make a false alarm likelier."""
+
+MAX_DISCARDED = 0.3
+MIN_BLOCKS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One limit judged.
+
+    Attributes:
+        model, batch, key: which limit of which artifact; batch 0 where it does not matter.
+        verdict: the outcome.
+        limit: in SI units, or a share.
+        value, lower, upper: what was found with its bounds, in the limit's unit; NaN where there is nothing.
+        num_pairs, num_samples: evidence behind it.
+        note: why, and what would settle an inconclusive one.
+        line: of the budget's table in its file.
+    """
+
+    model: str
+    batch: int
+    key: str
+    verdict: Verdict
+    limit: float
+    value: float = math.nan
+    lower: float = math.nan
+    upper: float = math.nan
+    num_pairs: int = 0
+    num_samples: int = 0
+    note: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A verdict before it is attached to a model."""
+
+    verdict: Verdict
+    value: float = math.nan
+    lower: float = math.nan
+    upper: float = math.nan
+    num_pairs: int = 0
+    num_samples: int = 0
+    note: str = ""
+
+
+def judge_regression(
+    first: Sequence[ProcessRun], confirmation: Sequence[ProcessRun], max_regression: float, *, seed: int, protocol: PairProtocol
+) -> Finding:
+    """The median latency against the baseline's; a slowdown counts only when fresh processes show it again."""
+    found, spoiled = _compare(first, max_regression, seed, protocol)
+    if found is None:
+        note = f"the machine interfered with {spoiled} pairs (throttling or steal); measure on a quieter one"
+        return Finding(Verdict.INCONCLUSIVE, num_pairs=_num_pairs(first), note=note)
+    finding = Finding(found.verdict, found.effect, found.lower, found.upper, found.num_pairs, note=_note(found, max_regression))
+    if found.verdict is not Verdict.FAIL:
+        return finding
+    again, _ = _compare(confirmation, max_regression, seed, protocol) if confirmation else (None, 0)
+    if again is not None and again.verdict is Verdict.FAIL:
+        note = f"{finding.note}; confirmed by {again.num_pairs} pairs in fresh processes ({again.effect:+.1%})"
+        return _replaced(finding, Verdict.FAIL, note)
+    why = "there was no time to confirm it; raise --time-limit" if not confirmation else "fresh processes did not confirm it; run it again"
+    return _replaced(finding, Verdict.INCONCLUSIVE, f"a slowdown was seen, but {why}")
+
+
+def _replaced(finding: Finding, verdict: Verdict, note: str) -> Finding:
+    return Finding(verdict, finding.value, finding.lower, finding.upper, finding.num_pairs, finding.num_samples, note)
+
+
+def _compare(runs: Sequence[ProcessRun], limit: float, seed: int, protocol: PairProtocol) -> tuple[Comparison | None, int]:
+    """The comparison over undisturbed pairs, None when too many were disturbed; and how many were."""
+    kept = [[pair for pair in run.pairs if not pair.disturbed] for run in runs]
+    spoiled = _num_pairs(runs) - sum(map(len, kept))
+    if spoiled > MAX_DISCARDED * _num_pairs(runs) or not any(kept):
+        return None, spoiled
+    effects = [[pair_effect(pair.baseline_ns, pair.candidate_ns, 0.5) for pair in pairs] for pairs in kept]
+    confidence = CONFIDENCE if len(runs) <= protocol.processes else LATER_CONFIDENCE
+    return compare(effects, max_regression=limit, confidence=confidence, seed=seed), spoiled
+
+
+def _num_pairs(runs: Sequence[ProcessRun]) -> int:
+    return sum(len(run.pairs) for run in runs)
+
+
+def _note(found: Comparison, limit: float) -> str:
+    if found.verdict is Verdict.PASS:
+        return f"shown to be within {limit:.3g} of the baseline" if found.effect > 0 else "not slower than the baseline"
+    if found.verdict is Verdict.FAIL:
+        return "slower than the baseline"
+    return f"about {found.pairs_needed} pairs would settle it; raise --time-limit or use a quieter machine"
+
+
+def candidate_blocks(runs: Sequence[ProcessRun]) -> list[list[tuple[int, ...]]]:
+    """The judged artifact's blocks, by process."""
+    return [[pair.candidate_ns for pair in run.pairs] for run in runs]
+
+
+def judge_absolute(key: str, limit: float, batch: int, runs: Sequence[ProcessRun], *, seed: int) -> Finding:
+    """One limit that needs measuring and no baseline: p50, p90, p99, throughput, load_time or peak_memory."""
+    if key == "throughput":
+        return _throughput(limit, batch, runs, seed)
+    if key in QUANTILES:
+        return _tail(key, limit, runs) if key == "p99" else _quantile(key, limit, runs, seed)
+    values = [run.load_s if key == "load_time" else float(run.peak_bytes) for run in runs]
+    over = sum(value > limit for value in values)
+    verdict = Verdict.PASS if over == 0 else Verdict.FAIL if over == len(values) else Verdict.INCONCLUSIVE
+    if not values:
+        verdict = Verdict.INCONCLUSIVE
+    note = f"{over} of {len(values)} processes over the limit"
+    median = float(np.median(values)) if values else math.nan
+    return Finding(verdict, median, min(values, default=math.nan), max(values, default=math.nan), 0, len(values), note)
+
+
+def _tail(key: str, limit: float, runs: Sequence[ProcessRun]) -> Finding:
+    """A far quantile, by counting calls over the limit."""
+    blocks = [block for process in candidate_blocks(runs) for block in process]
+    samples = [sample / 1e9 for block in blocks for sample in thinned(block, max(1, MAX_P99_SAMPLES // len(blocks)))]
+    found = judge_limit(samples, QUANTILES[key], limit)
+    verdict, note = found.verdict, ""
+    if len(blocks) < MIN_BLOCKS:  # calls of one block depend on each other
+        verdict, note = Verdict.INCONCLUSIVE, f"{len(blocks)} blocks, {MIN_BLOCKS} are needed; raise --time-limit"
+    elif verdict is Verdict.INCONCLUSIVE:
+        note = f"{found.samples_needed} more calls could settle it" if found.samples_needed else "too close to the limit to tell"
+    elif math.isnan(found.value):
+        note = f"{key} itself is not estimable from {found.num_samples} calls"
+    return Finding(verdict, found.value, found.lower, found.upper, len(blocks), found.num_samples, note)
+
+
+def _by_block(runs: Sequence[ProcessRun], figure: Callable[[tuple[int, ...]], float], seed: int) -> Finding:
+    """The median block's figure, with a bootstrap over processes and blocks; no verdict yet."""
+    figures = [[figure(block) for block in process if block] for process in candidate_blocks(runs)]
+    flat = [one for process in figures for one in process]
+    if not flat:
+        return Finding(Verdict.INCONCLUSIVE, note="nothing was measured")
+    lower, upper = (float(bound) for bound in np.quantile(bootstrap_medians(figures, seed), [1 - CONFIDENCE, CONFIDENCE]))
+    samples = sum(len(block) for process in candidate_blocks(runs) for block in process)
+    note = "the interval holds the limit; raise --time-limit or use a quieter machine"
+    return Finding(Verdict.INCONCLUSIVE, float(np.median(flat)), lower, upper, len(flat), samples, note)
+
+
+def _quantile(key: str, limit: float, runs: Sequence[ProcessRun], seed: int) -> Finding:
+    """A central quantile, at most ``limit``. Calls are not counted: those of one process are alike."""
+    found = _by_block(runs, lambda block: float(np.quantile(block, QUANTILES[key])) / 1e9, seed)
+    verdict = Verdict.PASS if found.upper <= limit else Verdict.FAIL if found.lower > limit else Verdict.INCONCLUSIVE
+    return _replaced(found, verdict, found.note if verdict is Verdict.INCONCLUSIVE else "")
+
+
+def _throughput(limit: float, batch: int, runs: Sequence[ProcessRun], seed: int) -> Finding:
+    """Rows per second, at least ``limit``."""
+    found = _by_block(runs, lambda block: max(1, batch) * len(block) / sum(block) * 1e9, seed)
+    verdict = Verdict.PASS if found.lower >= limit else Verdict.FAIL if found.upper < limit else Verdict.INCONCLUSIVE
+    return _replaced(found, verdict, found.note if verdict is Verdict.INCONCLUSIVE else "")
+
+
+def thinned(block: Sequence[int], most: int) -> Sequence[int]:
+    """At most ``most`` calls of a block, evenly spread.
+
+    Neighbouring calls depend on each other, so that more of them would only pretend to be more evidence.
+    """
+    return block if len(block) <= most else [block[index * len(block) // most] for index in range(most)]
