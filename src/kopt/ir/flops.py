@@ -46,14 +46,14 @@ def node_flops(node: Node) -> int:
     if output is None or node.op in _FREE:
         return 0
     if (
-        node.op in ("Conv", "ConvNhwc", "FusedConv", "FusedConvNhwc", "ConvInteger", "QLinearConv")
+        node.op in ("Conv", "ConvNhwc", "ConvNhwcMixed", "FusedConv", "FusedConvNhwc", "ConvInteger", "QLinearConv")
         and len(shapes) > 1
         and shapes[1] is not None
     ):
         return 2 * prod(output) * prod(shapes[1][1:])
     if node.op in ("ConvTranspose", "ConvTransposeNhwc") and len(shapes) > 1 and shapes[0] is not None and shapes[1] is not None:
         return 2 * prod(shapes[0]) * prod(shapes[1][1:])
-    if node.op in ("Gemm", "FusedGemm") and shapes[0] is not None:
+    if node.op in ("Gemm", "GemmMixed", "FusedGemm") and shapes[0] is not None:
         return 2 * prod(output) * shapes[0][0 if node.attrs.get("transA") else 1]
     if "MatMul" in node.op and shapes and shapes[0]:
         return 2 * prod(output) * shapes[0][-1]

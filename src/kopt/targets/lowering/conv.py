@@ -106,11 +106,11 @@ def _formulation(x: Array, weight: Array, window: Window, group: int, options: A
         return "im2col"  # patches do not overlap: a reshape and a dot
     if channels * prod(window.kernel) <= 32:
         return "im2col"
-    if window.kernel == (3, 3) and window.dilations == (1, 1) and x.dtype == np.float32:
+    if window.kernel == (3, 3) and window.dilations == (1, 1):
         height, width = window.output(x.shape[1:3])
         if height * width <= 64:
             return "im2col"
-        if window.strides == (1, 1):
+        if window.strides == (1, 1) and x.dtype == np.float32:
             return str(options.get("conv3x3") or _three_by_three(height * width, channels, outputs))
     return "direct"
 
