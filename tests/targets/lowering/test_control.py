@@ -7,11 +7,11 @@ import onnx
 import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
-from tests.support.node_cases import bound, cases_of, check
 
 from kopt.errors import UnsupportedModelError
 from kopt.frontend.load import load
 from kopt.targets.xla import evaluate_graph
+from support.node_cases import bound, cases_of, check
 
 _SEQUENCES = ("test_if_seq", "test_if_opt", "test_loop13_seq", "test_loop16_seq_none", "test_scan_sum")
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from tests.support.graphs import node_model
-from tests.support.node_cases import cases_of, check, run_model
+
+from support.graphs import node_model
+from support.node_cases import cases_of, check, run_model
 
 
 @pytest.mark.parametrize("name", cases_of("Resize", "GridSample", "AffineGrid", "RoiAlign", "Col2Im"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.support.graphs import node_model
-from tests.support.node_cases import cases_of, check, run_model
+
+from support.graphs import node_model
+from support.node_cases import cases_of, check, run_model
 
 
 @pytest.mark.parametrize("name", cases_of("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss", "Adagrad", "Adam", "Momentum"))

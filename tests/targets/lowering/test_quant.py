@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from tests.support.graphs import node_model
-from tests.support.node_cases import cases_of, check, node_cases, run_model
+
+from support.graphs import node_model
+from support.node_cases import cases_of, check, node_cases, run_model
 
 _SIX_BITS = [name for name in node_cases() if "float6" in name]  # element types kopt does not have
 _OPS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from tests.support.graphs import node_model
-from tests.support.node_cases import cases_of, check, run_model
+
+from support.graphs import node_model
+from support.node_cases import cases_of, check, run_model
 
 _TRAINING = [name for name in cases_of("Dropout") if name.startswith("test_training_dropout") and "zero_ratio" not in name]
 

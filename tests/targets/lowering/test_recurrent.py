@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import helper
-from tests.support.node_cases import bound, cases_of, check
 
 from kopt.frontend.load import load
 from kopt.targets.xla import evaluate_graph
+from support.node_cases import bound, cases_of, check
 
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 

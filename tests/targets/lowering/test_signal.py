@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.support.graphs import node_model
-from tests.support.node_cases import cases_of, check, run_model
+
+from support.graphs import node_model
+from support.node_cases import cases_of, check, run_model
 
 _OPS = ("DFT", "STFT", "HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix")
 _ROUNDED = ("test_dft_inverse_opset19", "test_dft_inverse")  # expect 1.9e-7 where 0 is exact

@@ -35,6 +35,7 @@ _FAMILIES = (
     "reduce",
     "shape",
     "signal",
+    "stateful",
 )
 
 _KNOWN_SIZE = 1024  # elements of the inputs of nodes that are computed while tracing
