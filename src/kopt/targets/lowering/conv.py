@@ -220,7 +220,7 @@ def channels_first(x: Array) -> Array:
 def _conv(ctx: LoweringContext, x: Array, weight: Array, bias: Array | None) -> Array:
     """Convolution with bias on channels-last activations, in x's dtype."""
     window = Window.of(ctx, x.shape[1:-1], weight.shape[2:])
-    y = conv_nhwc(x, jnp.asarray(weight), window, ctx.attr("group"), ctx.options)
+    y = conv_nhwc(x, jnp.asarray(weight), window, ctx.attr("group", 1), ctx.options)
     return (y if bias is None else y + jnp.asarray(bias).astype(y.dtype)).astype(x.dtype)
 
 
@@ -277,12 +277,12 @@ def conv_integer(ctx: LoweringContext, x: Array, weight: Array, x_zero: Array | 
     """(X - x_zero) * (W - w_zero) in i32; padding is x's zero point, which is 0 after the subtraction."""
     wide = channels_last(less_zero_point(x, x_zero, 1))
     window = Window.of(ctx, wide.shape[1:-1], weight.shape[2:])
-    return channels_first(direct(wide, less_zero_point(weight, w_zero, 0), window, ctx.attr("group")))
+    return channels_first(direct(wide, less_zero_point(weight, w_zero, 0), window, ctx.attr("group", 1)))
 
 
 def _conv_transpose(ctx: LoweringContext, x: Array, weight: Array, bias: Array | None) -> Array:
     """x: (N, *spatial, C), weight: (C, M / group, *kernel)."""
-    spatial, kernel, group = x.shape[1:-1], weight.shape[2:], ctx.attr("group")
+    spatial, kernel, group = x.shape[1:-1], weight.shape[2:], ctx.attr("group", 1)
     count = len(spatial)
     strides, dilations = tuple(ctx.attr("strides") or (1,) * count), tuple(ctx.attr("dilations") or (1,) * count)
     extra = tuple(ctx.attr("output_padding") or (0,) * count)

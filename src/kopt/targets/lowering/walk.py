@@ -19,6 +19,7 @@ _FAMILIES = (
     "activation",
     "attention",
     "cast",
+    "contrib",
     "control",
     "conv",
     "elementwise",
