@@ -23,6 +23,8 @@ from kopt.ir.graph import Graph
 from kopt.measure import Protocol
 from kopt.passes.base import PassContext, PassRecord
 from kopt.passes.pipeline import Pipeline, preset
+from kopt.passes.precision import Precision
+from kopt.passes.spec import format_passes
 from kopt.references import Reference, compare, reference_outputs
 from kopt.report import model as reports
 from kopt.specialize import Recipe, specialize
@@ -153,12 +155,17 @@ def import_graph(graph: Graph) -> tuple[Graph, tuple[PassRecord, ...]]:
 
 def recipe_for(request: Request) -> Recipe:
     """Passes and options for the wanted precision."""
-    recipe = Recipe.of_preset("xla", options=request.options)
     if request.precision == "fp32":
-        return recipe
-    dtype = {"bf16": "bf16", "fp16": "f16"}[request.precision]
-    head, _, last = recipe.passes.rpartition(",")
-    return Recipe(recipe.backend, f"{head},precision{{dtype={dtype}}},{last}", recipe.options)
+        return Recipe.of_preset("xla", options=request.options)
+    *passes, last = preset("xla")
+    return Recipe("xla", format_passes([*passes, _precision(request), last]), dict(request.options))
+
+
+def _precision(request: Request) -> Precision:
+    """bf16 on a CPU is taken where it is faster; otherwise 16 bits are wanted for every weight that can be halved."""
+    if request.precision == "bf16" and request.target.device == "cpu":
+        return Precision("bf16")
+    return Precision({"bf16": "bf16", "fp16": "f16"}[request.precision], min_rows=0)
 
 
 def _build(graph: Graph, recipe: Recipe, request: Request, bucket: Bucket, progress: Progress) -> _Built:

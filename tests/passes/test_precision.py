@@ -98,8 +98,6 @@ def test_convolutions_that_are_products_narrow():
     graph = LayoutNhwc().run(graph, PassContext())
     after = check(graph)
     assert (ops(after)["ConvNhwcMixed"], ops(after)["ConvNhwc"]) == (3, 2)
-    after = check(graph, convolutions="all", dtype="f16")
-    assert (ops(after)["ConvNhwcMixed"], ops(after)["ConvNhwc"]) == (4, 1)
     assert check(graph, keep=("Conv",)) is graph
 
 
@@ -166,5 +164,3 @@ def test_spelling():
     assert parse_passes("precision{dtype=f16,keep=Gemm}") == (Precision("f16", ("Gemm",)),)
     with pytest.raises(UsageError, match="dtype is one of bf16, f16"):
         parse_passes("precision{dtype=f32}")
-    with pytest.raises(UsageError, match="convolutions is one of"):
-        parse_passes("precision{convolutions=some}")

@@ -19,7 +19,6 @@ from kopt.ir.types import DType, TensorType
 from kopt.passes.base import PassContext, register
 
 _DTYPES = ("bf16", "f16")
-_CONVOLUTIONS = ("dots", "all")
 _MAX_ERROR = {DType.BF16: 2.0**-7, DType.F16: 2.0**-10}
 """Largest ||w - narrow(w)|| / ||w|| of a weight: a few times the rounding of the type, so only underflow exceeds it."""
 _MAX_LOST = 0.01
@@ -32,15 +31,14 @@ _MAX_PATCH_AREA = 64  # output pixels up to which a 3x3 convolution runs as one 
 class Precision:
     """Multiply in 16 bits: MatMul(x, w)  ==>  MatMulMixed(Cast(x), w16) in ``com.kopt``, with an f32 result.
 
-    Applies to MatMul, Gemm and ConvNhwc on static f32. Weights become 16-bit constants, half the size; a value that several
-    products read is cast once. Normalizations, softmax, elementwise work, reductions, bodies of control flow, graph inputs
-    and outputs stay as they are. A weight that the type cannot hold keeps its product in f32.
+    Applies to MatMul, Gemm and to those ConvNhwc that run as matrix products (there is no fast 16-bit convolution), on
+    static f32. Weights become 16-bit constants, half the size; a value that several products read is cast once.
+    Normalizations, softmax, elementwise work, reductions, bodies of control flow, graph inputs and outputs stay as they are.
+    A weight that the type cannot hold keeps its product in f32.
 
     Attributes:
         dtype: "bf16" or "f16".
         keep: names of nodes, or of operators, that stay f32.
-        convolutions: "dots" takes those that a CPU runs as matrix products (it has no fast 16-bit convolution), "all" every
-            ungrouped one.
         min_rows: products with fewer rows stay f32. Packing the weight costs more than the product gains there. Source:
             1 x 768 x 768 took 2.3 times as long in bf16 as in f32, 8 x 768 x 768 0.77 times (two AVX-512 cores, jaxlib 0.10.2).
     """
@@ -48,7 +46,6 @@ class Precision:
     name: ClassVar[str] = "precision"
     dtype: str = "bf16"
     keep: tuple[str, ...] = ()
-    convolutions: str = "dots"
     min_rows: int = 8
 
     def __post_init__(self) -> None:
@@ -59,8 +56,6 @@ class Precision:
         """
         if self.dtype not in _DTYPES:
             raise ValueError(f"dtype is one of {', '.join(_DTYPES)}, not '{self.dtype}'")
-        if self.convolutions not in _CONVOLUTIONS:
-            raise ValueError(f"convolutions is one of {', '.join(_CONVOLUTIONS)}, not '{self.convolutions}'")
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
         """The graph in mixed precision; the same graph when it holds no product to change."""
@@ -157,7 +152,7 @@ def _static_reason(node: Node, options: Precision) -> str:
         return "shapes are not static"
     left, right, out = (value.shape for value in values)
     if node.op == "ConvNhwc":
-        reason = _conv_reason(node, right, out, options)
+        reason = _conv_reason(node, right, out)
         rows = prod(out[:-1])
     elif node.op == "Gemm":
         reason, rows = "", out[0]
@@ -175,12 +170,10 @@ def _matmul_rows(left: tuple[int, ...], right: tuple[int, ...]) -> int:
     return prod(left[:-1]) if len(right) <= 2 else left[-2]
 
 
-def _conv_reason(node: Node, weight: tuple[int, ...], out: tuple[int, ...], options: Precision) -> str:
+def _conv_reason(node: Node, weight: tuple[int, ...], out: tuple[int, ...]) -> str:
     """Why a convolution stays f32, or nothing: the shapes named here are those that run as one matrix product."""
     if node.attrs.get("group", 1) != 1:
         return "grouped"
-    if options.convolutions == "all":
-        return ""
     kernel, count = weight[2:], len(weight) - 2
     strides = node.attrs.get("strides") or (1,) * count
     dilations = node.attrs.get("dilations") or (1,) * count

@@ -34,8 +34,12 @@ def gemm_mixed(ctx: LoweringContext, a: Array, b: Array, c: Array | None = None)
 
 @lowers("ConvNhwcMixed", domain=KOPT)
 def conv_nhwc_mixed(ctx: LoweringContext, x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """x: (N, *spatial, C), weight: (M, C / group, *kernel) in 16 bits, bias: (M) f32."""
+    """x: (N, *spatial, C), weight: (M, C / group, *kernel) in 16 bits, bias: (M) f32.
+
+    The CPU's forms serve every device: cuDNN has no bf16 convolution for most shapes, products run everywhere.
+    Source: github.com/jax-ml/jax/issues/37922.
+    """
     x = jnp.asarray(x)
     window = Window.of(ctx, x.shape[1:-1], weight.shape[2:])
-    y = conv_nhwc(x, jnp.asarray(weight), window, ctx.attr("group", 1), ctx.options)
+    y = conv_nhwc(x, jnp.asarray(weight), window, ctx.attr("group", 1), {**ctx.options, "device": "cpu"})
     return y if bias is None else y + jnp.asarray(bias)
