@@ -18,6 +18,7 @@ from rich.console import Console
 from kopt import __version__
 from kopt.cli import (
     bench_command,
+    check_command,
     compile_command,
     doctor_command,
     export_command,
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compile": compile_command.run,
     "run": run_command.run,
     "bench": bench_command.run,
+    "check": check_command.run,
     "verify": verify_command.run,
     "optimize": optimize_command.run,
     "export": export_command.run,
@@ -131,7 +133,9 @@ def invoke(arguments: Sequence[str]) -> int:
         result = EXIT_INTERRUPTED
     except typer.Exit as error:
         result = error.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise  # typer itself ends on a closed pipe, with a code that stands for a failed budget here
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the reader is gone; the interpreter still flushes at its end
         return 0
     except OSError as error:
