@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from kopt.ir.builder import Builder
 from kopt.ir.graph import Graph
@@ -27,7 +28,7 @@ def test_folds_into_the_convolution():
 
 
 def test_leaves_a_convolution_with_a_second_reader():
-    assert_unchanged(FoldBatchNorm(), conv_bn(second_reader=True))
+    assert_rewrites(FoldBatchNorm(), conv_bn(second_reader=True), ops=["Conv", "Mul", "Add"], dims={"n": 2}, atol=1e-4)
 
 
 def test_says_why_it_declined():
@@ -35,3 +36,37 @@ def test_says_why_it_declined():
     assert_unchanged(FoldBatchNorm(), conv_bn(var=-1e-5 - 1.0), ctx)
     assert ctx.skips[0][0] == "fold_batch_norm"
     assert "not finite" in ctx.skips[0][2]
+
+
+def _parameters(b, channels, seed=3):
+    rng = np.random.default_rng(seed)
+    return [b.constant(rng.uniform(0.5, 2, channels).astype(np.float32)) for _ in range(4)]
+
+
+def test_transposed_convolution_of_two_groups():
+    b, rng = Builder(), np.random.default_rng(0)
+    x = b.input("x", "f32", (2, 4, 5, 3))
+    w = b.constant(rng.standard_normal((4, 3, 2, 2)).astype(np.float32))
+    y = b.emit("ConvTranspose", x, w, attrs={"group": 2})
+    graph = b.graph("g", [x], [b.emit("BatchNormalization", y, *_parameters(b, 6), hint="y")])
+    assert_rewrites(FoldBatchNorm(), graph, ops=["ConvTranspose"], atol=1e-4)
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+@pytest.mark.parametrize("bias", [None, (), (1,), (5,), (1, 5)])
+def test_product(turned, bias):
+    b, rng = Builder(), np.random.default_rng(0)
+    x = b.input("x", "f32", ("n", 4))
+    w = b.constant(rng.standard_normal((5, 4) if turned else (4, 5)).astype(np.float32))
+    more = [] if bias is None else [b.constant(np.asarray(rng.standard_normal(bias), np.float32))]
+    y = b.emit("Gemm", x, w, *more, attrs={"transB": turned, "alpha": 0.5, "beta": 0.25})
+    graph = b.graph("g", [x], [b.emit("BatchNormalization", y, *_parameters(b, 5), hint="y")])
+    assert_rewrites(FoldBatchNorm(), graph, ops=["Gemm"], atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [("n", 3), ("n", 3, 4), (0, 3, 2, 5)])
+def test_alone(shape):
+    b = Builder()
+    x = b.input("x", "f32", shape)
+    graph = b.graph("g", [x], [b.emit("BatchNormalization", x, *_parameters(b, 3), hint="y")])
+    assert_rewrites(FoldBatchNorm(), graph, ops=["Mul", "Add"])
