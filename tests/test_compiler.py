@@ -122,3 +122,48 @@ def test_without_a_gpu_cuda_gets_the_portable_tier(tmp_path) -> None:
     assert not artifact.report["target"]["present"]
     assert "latency" not in artifact.report["buckets"][0]
     assert "accuracy" not in artifact.report["buckets"][0]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precisions_compute_narrow_and_answer_in_the_models_dtype(tmp_path, rng, precision) -> None:
+    artifact = kopt.compile(graphs.model(MODEL), output=tmp_path / "m.kopt", precision=precision, batch=[2, 5], measure=False)
+    assert artifact.report["precision"] == precision
+    assert "precision" in artifact.manifest.config["passes"]
+    for bucket in artifact.report["buckets"]:
+        assert 0 < bucket["accuracy"]["relative"] <= bucket["accuracy"]["tolerance"] == compiler.TOLERANCES[precision]
+    x = rng.standard_normal((3, 6)).astype(np.float32)
+    with kopt.load(artifact.path) as session:
+        found = {name: np.asarray(array) for name, array in session.run({"x": x}).items()}
+    for output, array in expected(x).items():
+        assert found[output].dtype == np.float32
+        assert np.abs(found[output] - array).max() <= compiler.TOLERANCES[precision] * 2 * np.abs(array).max()
+
+
+def test_a_fixed_batch_gets_others(tmp_path, rng) -> None:
+    model = graphs.model(MODEL.replace("[N", "[1"))
+    artifact = kopt.compile(model, output=tmp_path / "m.kopt", batch=[1, 4], measure=False)
+    with kopt.load(artifact.path) as session:
+        for batch in (1, 4, 3):
+            x = rng.standard_normal((batch, 6)).astype(np.float32)
+            np.testing.assert_allclose(np.asarray(session.run({"x": x})["y"]), expected(x)["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_rows_that_depend_on_each_other_are_not_rebatched(tmp_path) -> None:
+    model = graphs.model("m (float[2,3] x) => (float[2,3] y) { y = Softmax<axis=0>(x) }")
+    with pytest.raises(errors.RowDependenceError):
+        kopt.compile(model, output=tmp_path / "m.kopt", batch=[4], measure=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_code_for_another_instruction_set_says_so(tmp_path) -> None:
+    from kopt.hardware import ISA_LEVELS, cpu_features
+
+    if not ISA_LEVELS["x86-64-v3"] <= cpu_features():
+        pytest.skip("the processor is below x86-64-v3")
+    artifact = kopt.compile(graphs.model(MODEL), output=tmp_path / "m.kopt", cpu_isa="x86-64-v3", measure=False)
+    assert artifact.manifest.requirements.isa == "x86-64-v3"
+    assert set(artifact.manifest.requirements.features) <= ISA_LEVELS["x86-64-v3"]
+    with kopt.load(artifact.path) as session:
+        x = np.ones((1, 6), np.float32)
+        np.testing.assert_allclose(np.asarray(session.run({"x": x})["y"]), expected(x)["y"], rtol=1e-5)
+        assert session.tier == "native"

@@ -91,6 +91,7 @@ def test_inspect(kopt) -> None:
     code, out, _ = kopt("inspect m.onnx --json")
     facts = json.loads(out)
     assert (code, facts["inputs"], facts["operators"]) == (0, {"x": "f32[N,3]"}, {"Identity": 1, "Relu": 1})
+    assert (facts["flops"], facts["flops_shapes"]) == (3 * 2 - 3, {"x": [1, 3]})
     assert facts["unsupported"] == {"xla": [], "reference": []}
     assert "Relu" in kopt("inspect m.onnx --stage graph")[1]
     assert "stablehlo" in kopt("inspect m.onnx --stage lowered")[1]

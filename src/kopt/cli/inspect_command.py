@@ -48,9 +48,9 @@ def run(
 def describe(graph: Graph) -> dict[str, Any]:
     """What `kopt inspect` says of a model, in JSON types."""
     from kopt.hardware import Target
-    from kopt.ir.flops import graph_flops
     from kopt.targets.base import backend
 
+    flops, counted_at = _flops(graph)
     support = {}
     for name in ("xla", "reference"):
         found = backend(name).supports(graph, Target.parse("cpu"))
@@ -64,9 +64,24 @@ def describe(graph: Graph) -> dict[str, Any]:
         "operators": dict(Counter(node.qualified_op for _, node in graph.walk()).most_common()),
         "num_parameters": sum(constant.type.size for constant in graph.constants.values()),
         "weights_bytes": sum(constant.nbytes for constant in graph.constants.values()),
-        "flops": graph_flops(graph),
+        "flops": flops,
+        "flops_shapes": counted_at,
         "unsupported": support,
     }
+
+
+def _flops(graph: Graph) -> tuple[int, dict[str, list[int]]]:
+    """Operations of one run, and the input shapes they are counted at: a symbolic batch counts as 1; none where others are open."""
+    from kopt import buckets
+    from kopt.errors import KoptError
+    from kopt.ir.flops import graph_flops
+    from kopt.references import bound_graph
+
+    try:
+        _, wanted = buckets.plan(graph, None, {})
+        return graph_flops(bound_graph(graph, wanted[0].shapes)), {name: list(shape) for name, shape in wanted[0].shapes.items()}
+    except KoptError:  # what cannot be bound can still be described
+        return graph_flops(graph), {}
 
 
 def _show(facts: Mapping[str, Any]) -> None:
@@ -75,7 +90,8 @@ def _show(facts: Mapping[str, Any]) -> None:
     console = stdout()
     console.print(f"{facts['name']}: opset {facts['opset']}, {facts['num_nodes']} nodes", highlight=False)
     console.print(f"{facts['num_parameters'] / 1e6:.3g} M parameters, weights {size(facts['weights_bytes'])}", highlight=False)
-    console.print(f"{facts['flops'] / 1e9:.3g} GFLOP where shapes are known", highlight=False)
+    at = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in facts["flops_shapes"].items())
+    console.print(f"{facts['flops'] / 1e9:.3g} GFLOP " + (f"at {at}" if at else "where shapes are known"), highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, show_header=False)
     for kind in ("inputs", "outputs"):
         for name, type_ in facts[kind].items():
