@@ -55,7 +55,7 @@ THIRD_PARTY = {
     "typer": ("kopt.cli",),
 }
 # Modules whose import at the end of another only registers rules; they need what stands above it.
-REGISTERS_ITSELF = {("kopt.ir.spec", "kopt.ir.nhwc_types")}
+REGISTERS_ITSELF = {("kopt.ir.spec", f"kopt.ir.{name}") for name in ("contrib_types", "mixed_types", "nhwc_types")}
 BACKENDS = {"reference", "onnxruntime", "xla", "tvm", "mlir"}
 
 
