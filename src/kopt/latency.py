@@ -38,7 +38,7 @@ def measure_bucket(
             missing = "onnxruntime is not installed"
         elif baseline:
             path = folder / "baseline.onnx"
-            save(bound_graph(graph, shapes), path)
+            save(bound_graph(graph, shapes), path, external=True)
             try:
                 runners.append(stack.enter_context(Runner("onnxruntime", path, feeds, threads=threads)))
             except ToolchainError as error:

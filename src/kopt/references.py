@@ -71,7 +71,7 @@ def _onnxruntime(bound: Graph, feeds: Mapping[str, np.ndarray]) -> Reference:
 
     with tempfile.TemporaryDirectory(prefix="kopt-reference-") as folder:
         path = Path(folder, "model.onnx")
-        save(bound, path)
+        save(bound, path, external=True)
         with Runner("onnxruntime", path, feeds, threads=available_cores()) as runner:
             return Reference(f"ONNX Runtime {runner.started.version}", runner.outputs())
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from kopt import errors
 from kopt.artifact import tensors
 from kopt.artifact.manifest import (
     MODEL,
@@ -28,7 +27,6 @@ from kopt.artifact.read import Artifact
 from kopt.artifact.staging import Staging
 from kopt.ir.constant import Constant
 from kopt.ir.graph import Graph, Value
-from kopt.ir.types import DType
 from kopt.targets.base import Signature
 
 EXTERNAL_BYTES = 1024
@@ -206,35 +204,18 @@ class _WeightStore:
 
 
 def _external(graph: Graph) -> list[tuple[Value, Constant]]:
-    """Constants whose bytes in ONNX are those in memory and are worth a place of their own."""
-    return [
-        (value, constant)
-        for value, constant in graph.constants.items()
-        if constant.type.dtype is not DType.STRING
-        and constant.type.dtype.num_bits == constant.type.dtype.numpy.itemsize * 8
-        and constant.nbytes >= EXTERNAL_BYTES
-    ]
+    """Constants that are worth a place of their own."""
+    from kopt.frontend.export import external_constants
+
+    return [(value, graph.constants[value]) for value in external_constants(graph, EXTERNAL_BYTES)]
 
 
 def _model(graph: Graph, external: Mapping[Value, str], store: _WeightStore) -> bytes:
-    """The model as ONNX whose large initializers point into weights.safetensors.
+    """The model as ONNX whose large initializers point into weights.safetensors."""
+    from kopt.frontend.export import to_external_model
 
-    Those weights are exported as if they were inputs, so that no second copy of their bytes is ever made.
-    """
-    from kopt.frontend.export import to_model
-
-    kept = {value: constant for value, constant in graph.constants.items() if value not in external}
-    model: Any = to_model(graph.replace(inputs=(*graph.inputs, *external), constants=kept))
-    declared = list(model.graph.input)[len(graph.inputs) :]
-    if len(declared) != len(external):
-        raise errors.ToolchainError("the exported model lost inputs", where=graph.name, next_step="report this as a defect of kopt")
-    for info, (value, stored) in zip(declared, external.items(), strict=True):
-        tensor = model.graph.initializer.add(name=info.name, data_type=value.tensor.dtype.onnx, dims=value.shape)
-        tensor.data_location = tensor.EXTERNAL
-        size = graph.constants[value].nbytes
-        for key, entry in (("location", WEIGHTS), ("offset", store.layout.offsets[stored]), ("length", size)):
-            tensor.external_data.add(key=key, value=str(entry))
-    del model.graph.input[len(graph.inputs) :]
+    places = {value: (WEIGHTS, store.layout.offsets[stored]) for value, stored in external.items()}
+    model: Any = to_external_model(graph, places)
     return bytes(model.SerializeToString(deterministic=True))
 
 

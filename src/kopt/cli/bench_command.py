@@ -79,7 +79,7 @@ def bench(
         feeds = buckets.random_inputs(graph, wanted[0].shapes)
         peer = Path(folder, "peer.onnx")
         if set(kinds) - {"kopt"}:
-            save(bound_graph(graph, wanted[0].shapes), peer)
+            save(bound_graph(graph, wanted[0].shapes), peer, external=True)
         paths = {kind: artifact if kind == "kopt" else peer for kind in kinds}
         shown = {name: list(dims) for name, dims in wanted[0].shapes.items()}
         return {"model": model.name, "shapes": shown, "runners": _compare(paths, feeds, rounds, threads, say)}

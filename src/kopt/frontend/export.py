@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -21,13 +22,12 @@ MAX_INLINE_BYTES = 2**31 - 2**20
 """Weights beyond this go to a file beside the model: protobuf ends at 2 GiB."""
 
 
-def to_model(graph: Graph, opset: int | None = None, *, with_weights: bool = True) -> onnx.ModelProto:
+def to_model(graph: Graph, opset: int | None = None) -> onnx.ModelProto:
     """The graph as a ModelProto.
 
     Args:
         graph: standard and com.microsoft operators.
         opset: ai.onnx version to stamp; by default the preferred one, or the lowest newer one that every node needs.
-        with_weights: False writes initializers of the right type without their values.
 
     Raises:
         UnsupportedModelError: operators without an ONNX form, or without one at ``opset``; all of them listed.
@@ -39,7 +39,7 @@ def to_model(graph: Graph, opset: int | None = None, *, with_weights: bool = Tru
     if opset is not None:
         _refuse_changed(graph, opset)
     version = opset or max((needed_opset(node) for _, node in graph.walk()), default=PREFERRED_OPSET)
-    proto = _graph(graph, version, _Names(), with_weights, top=True)
+    proto = _graph(graph, version, _Names(), top=True)
     domains = {node.domain for _, node in graph.walk()} - {""}
     imports = [helper.make_opsetid("", version), *(helper.make_opsetid(d, spec.DOMAIN_VERSIONS.get(d, 1)) for d in sorted(domains))]
     model = helper.make_model(proto, opset_imports=imports, producer_name="kopt", ir_version=10 if version <= 22 else onnx.IR_VERSION)
@@ -133,19 +133,13 @@ class _Names:
         return self._names[value]
 
 
-def _graph(graph: Graph, version: int, names: _Names, with_weights: bool, *, top: bool = False) -> onnx.GraphProto:
+def _graph(graph: Graph, version: int, names: _Names, *, top: bool = False) -> onnx.GraphProto:
     inputs = [helper.make_value_info(names.of(value), spec.type_to_proto(value.type)) for value in graph.inputs]
     outputs, copies = _outputs(graph, names, top)
-    nodes = [_node(node, version, names, with_weights) for node in graph.nodes]
+    nodes = [_node(node, version, names) for node in graph.nodes]
     proto = helper.make_graph([*nodes, *copies], graph.name or "graph", inputs, outputs)
     for value, constant in graph.constants.items():
-        if with_weights:
-            tensor = spec.tensor_proto(constant.array(), names.of(value))
-            proto.initializer.append(tensor)
-        else:
-            proto.initializer.append(
-                onnx.TensorProto(name=names.of(value), data_type=constant.type.dtype.onnx, dims=constant.type.static_shape)
-            )
+        proto.initializer.append(spec.tensor_proto(constant.array(), names.of(value)))
     return proto
 
 
@@ -164,10 +158,10 @@ def _outputs(graph: Graph, names: _Names, top: bool) -> tuple[list[onnx.ValueInf
     return outputs, copies
 
 
-def _node(node: Node, version: int, names: _Names, with_weights: bool) -> onnx.NodeProto:
+def _node(node: Node, version: int, names: _Names) -> onnx.NodeProto:
     inputs, outputs = [names.of(value) for value in node.inputs], [names.of(value) for value in node.outputs]
     proto = helper.make_node(node.op, inputs, outputs, name=names.node(node.name), domain=node.domain)
-    proto.attribute.extend(_attribute(node, name, version, names, with_weights) for name in _kept(node, version))
+    proto.attribute.extend(_attribute(node, name, version, names) for name in _kept(node, version))
     return proto
 
 
@@ -179,13 +173,47 @@ def _kept(node: Node, version: int) -> Iterator[str]:
             yield name
 
 
-def _attribute(node: Node, name: str, version: int, names: _Names, with_weights: bool) -> onnx.AttributeProto:
+def _attribute(node: Node, name: str, version: int, names: _Names) -> onnx.AttributeProto:
     value = node.attrs[name]
     if isinstance(value, Graph):
-        return helper.make_attribute(name, _graph(value, version, names, with_weights))
+        return helper.make_attribute(name, _graph(value, version, names))
     if isinstance(value, tuple) and value and isinstance(value[0], Graph):
-        return helper.make_attribute(name, [_graph(item, version, names, with_weights) for item in value if isinstance(item, Graph)])
+        return helper.make_attribute(name, [_graph(item, version, names) for item in value if isinstance(item, Graph)])
     return spec.attr_to_proto(name, value, spec.schema(node.op, node.domain))
+
+
+def to_external_model(graph: Graph, places: Mapping[Value, tuple[str, int]], opset: int | None = None) -> onnx.ModelProto:
+    """The graph as a ModelProto whose named constants lie in other files.
+
+    Those weights are exported as if they were inputs, so that no second copy of their bytes is ever made.
+
+    Args:
+        graph: as for ``to_model``.
+        places: constant -> (file beside the model, offset in bytes).
+        opset: as for ``to_model``.
+
+    Raises:
+        UnsupportedModelError: as ``to_model``.
+    """
+    kept = {value: constant for value, constant in graph.constants.items() if value not in places}
+    model = to_model(graph.replace(inputs=(*graph.inputs, *places), constants=kept), opset)
+    declared = list(model.graph.input)[len(graph.inputs) :]
+    for info, (value, (location, offset)) in zip(declared, places.items(), strict=True):
+        tensor = model.graph.initializer.add(name=info.name, data_type=value.tensor.dtype.onnx, dims=value.shape)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, entry in (("location", location), ("offset", offset), ("length", graph.constants[value].nbytes)):
+            tensor.external_data.add(key=key, value=str(entry))
+    del model.graph.input[len(graph.inputs) :]
+    return model
+
+
+def external_constants(graph: Graph, least_bytes: int) -> list[Value]:
+    """Constants of at least that size whose bytes in ONNX are those in memory (no strings, no packed elements)."""
+    return [
+        value
+        for value, constant in graph.constants.items()
+        if constant.type.dtype.num_bits == constant.type.dtype.numpy.itemsize * 8 and constant.nbytes >= least_bytes
+    ]
 
 
 def save(graph: Graph, path: str | Path, *, opset: int | None = None, external: bool = False) -> None:
@@ -203,15 +231,15 @@ def save(graph: Graph, path: str | Path, *, opset: int | None = None, external: 
     """
     target = Path(path)
     held = sum(constant.nbytes for part in _all_graphs(graph) for constant in part.constants.values())
-    model = to_model(graph, opset)
     beside = f"{target.name}.data"
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             part = Path(folder, target.name)
             if external or held > MAX_INLINE_BYTES:
-                onnx.save(model, part, save_as_external_data=True, location=beside, size_threshold=1024)
+                places = _write_weights(graph, Path(folder, beside))
+                part.write_bytes(to_external_model(graph, places, opset).SerializeToString())
             else:
-                part.write_bytes(model.SerializeToString())
+                part.write_bytes(to_model(graph, opset).SerializeToString())
             for written in sorted(Path(folder).iterdir(), reverse=True):  # the weights before the model that points at them
                 with written.open("rb") as file:
                     os.fsync(file.fileno())
@@ -220,6 +248,17 @@ def save(graph: Graph, path: str | Path, *, opset: int | None = None, external: 
         raise FileError(
             f"cannot write the model: {error.strerror or error}", where=str(target), next_step="check the folder and its space"
         ) from None
+
+
+def _write_weights(graph: Graph, path: Path) -> dict[Value, tuple[str, int]]:
+    """Write the constants of 1 KiB and more at page boundaries, where they can be mapped; returns where each lies."""
+    places: dict[Value, tuple[str, int]] = {}
+    with path.open("wb") as file:
+        for value in external_constants(graph, 1024):
+            file.seek(-file.tell() % 4096, os.SEEK_CUR)
+            places[value] = (path.name, file.tell())
+            file.write(np.ascontiguousarray(graph.constants[value].array()).reshape(-1).view(np.uint8).data)
+    return places
 
 
 def _all_graphs(graph: Graph) -> set[Graph]:

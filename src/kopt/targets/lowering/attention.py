@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from kopt.ir.types import DType
 from kopt.targets.lowering.activation import softmax
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 
@@ -122,3 +123,26 @@ def rotary_embedding(ctx: LoweringContext, x: Array, cosine: Array, sine: Array,
         turned = jnp.concatenate([cosine * a - sine * b, sine * a + cosine * b], -1)
     y = jnp.concatenate([turned.astype(x.dtype), rest], -1)
     return y.reshape(shape) if flat else y.transpose(0, 2, 1, 3)
+
+
+@lowers("FlexAttention", domain="ai.onnx.preview")
+def flex_attention(ctx: LoweringContext, q: Array, k: Array, v: Array) -> Array:
+    """Attention whose scores and weights pass through bodies of the model.  q: (B, heads, T, d). Source: ONNX FlexAttention-1."""
+    kind = np.dtype(np.float64 if q.dtype == np.float64 else np.float32)
+    if ctx.attr("softmax_precision"):
+        kind = DType.from_onnx(ctx.attr("softmax_precision")).numpy
+    repeat = q.shape[1] // k.shape[1]
+    k, v = (jnp.repeat(jnp.asarray(x), repeat, 1) if repeat > 1 else jnp.asarray(x) for x in (k, v))
+    scale = ctx.attr("scale")
+    scores = _scores_dot(q, jnp.swapaxes(k, -1, -2)).astype(kind) * np.asarray(1 / np.sqrt(q.shape[-1]) if scale is None else scale, kind)
+    weights = softmax(_modified(ctx, "score_mod", scores), -1)
+    return _scores_dot(_modified(ctx, "prob_mod", weights).astype(q.dtype), v).astype(q.dtype)
+
+
+def _modified(ctx: LoweringContext, name: str, x: Array) -> Array:
+    """What the body of that name makes of ``x``, or ``x`` itself."""
+    body = ctx.attr(name)
+    if body is None:
+        return x
+    (result,) = ctx.evaluate(body, (x,), {value: ctx.captures[value] for value in body.captures})
+    return result

@@ -195,6 +195,26 @@ def _sample_taps(place: Array, mode: str) -> list[tuple[Array, Array]]:
     return [(base + offset, weight) for offset, weight in zip(range(-1, 3), weights, strict=True)]
 
 
+def sampled(x: Array, places: Sequence[Array], mode: str, padding: str, *, corners: bool) -> Array:
+    """X between its elements.
+
+    Args:
+        x: (N, C, *spatial).
+        places: where to read, in elements, one (N, points) per spatial axis.
+        mode: "nearest" (places are whole numbers), "linear" or "cubic".
+        padding: what lies outside: "zeros", "border" or "reflection".
+        corners: whether a reflection is about the centres of the outer elements rather than about their edges.
+
+    Returns:
+        (N, C, points).
+    """
+    total = jnp.zeros((*x.shape[:2], places[0].shape[1]), x.dtype)
+    for combination in product(*(_sample_taps(place, mode) for place in places)):
+        weight = prod((w for _, w in combination[1:]), start=combination[0][1])
+        total = total + weight[:, None] * _looked_up(x, [index for index, _ in combination], padding, corners)
+    return total
+
+
 @lowers("GridSample")
 def grid_sample(ctx: LoweringContext, x: Array, grid: Array) -> Array:
     """X at the places that the grid names.  x: (N, C, *spatial), grid: (N, *out, spatial axes, last axis first)."""
@@ -202,7 +222,7 @@ def grid_sample(ctx: LoweringContext, x: Array, grid: Array) -> Array:
     kind = np.float64 if x.dtype == np.float64 else np.float32
     wide, spatial = jnp.asarray(x).astype(kind), x.shape[2:]
     points = jnp.asarray(grid).astype(kind).reshape(grid.shape[0], prod(grid.shape[1:-1]), len(spatial))
-    taps = []
+    places = []
     for k, size in enumerate(spatial):
         g = points[..., len(spatial) - 1 - k]
         place = (g + 1) / 2 * (size - 1) if corners else ((g + 1) * size - 1) / 2
@@ -212,11 +232,8 @@ def grid_sample(ctx: LoweringContext, x: Array, grid: Array) -> Array:
             place = jnp.where((place < low) | (place > high), jnp.clip(place, 0, size - 1), place)
         elif padding == "reflection":
             place = jnp.where((place < low) | (place > high), _reflected(place, low, high), place)
-        taps.append(_sample_taps(place, mode))
-    total = jnp.zeros((*x.shape[:2], points.shape[1]), kind)
-    for combination in product(*taps):
-        weight = prod((w for _, w in combination[1:]), start=combination[0][1])
-        total = total + weight[:, None] * _looked_up(wide, [index for index, _ in combination], padding, corners)
+        places.append(place)
+    total = sampled(wide, places, mode, padding, corners=corners)
     return total.reshape(*x.shape[:2], *grid.shape[1:-1]).astype(x.dtype)
 
 

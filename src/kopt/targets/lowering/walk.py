@@ -22,6 +22,7 @@ _FAMILIES = (
     "contrib",
     "control",
     "conv",
+    "deform",
     "elementwise",
     "image",
     "index",
