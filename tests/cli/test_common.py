@@ -70,3 +70,10 @@ def test_failed_writes_leave_nothing(tmp_path, monkeypatch) -> None:
         with pytest.raises(errors.FileError, match="No space left"):
             write(tmp_path / "file", content)
     assert not list(tmp_path.iterdir())
+
+
+def test_written_files_can_be_read_as_any_other(tmp_path) -> None:
+    (tmp_path / "plain").write_text("")
+    write_text(tmp_path / "text", "a")
+    write_arrays(tmp_path / "x.npz", {"a": np.arange(3)})
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1

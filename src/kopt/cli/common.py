@@ -161,7 +161,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
                             np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
-                os.replace(part, path)
+                _publish(part, path)
             except BaseException:
                 part.unlink()
                 raise
@@ -169,6 +169,14 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         raise UsageError(f"the outputs are no plain arrays: {error}", where=str(path), next_step="leave out --output") from None
     except OSError as error:
         raise FileError(f"cannot write: {error.strerror or error}", where=str(path), next_step="check the folder and its space") from None
+
+
+def _publish(part: Path, path: Path) -> None:
+    """Give a finished file its name, and the permissions a plainly written file has: temporary ones are private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    part.chmod(0o666 & ~mask)
+    os.replace(part, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -184,7 +192,7 @@ def write_text(path: Path, text: str) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-                os.replace(part, path)
+                _publish(part, path)
             except BaseException:
                 part.unlink()
                 raise
