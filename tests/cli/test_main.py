@@ -8,6 +8,7 @@ import typer
 from kopt import errors
 from kopt.cli import main as cli
 from kopt.cli.main import COMMANDS, invoke, read_config
+from support.source import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -118,3 +119,14 @@ def test_an_interrupt_inside_a_command_says_so(monkeypatch, capsys) -> None:
     monkeypatch.setattr("kopt.compiler.compile", interrupt)
     assert invoke(["compile", "m.onnx"]) == errors.EXIT_INTERRUPTED
     assert capsys.readouterr().err.startswith("error: interrupted")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_is_documented(name) -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## kopt {name} ")[2] or page.partition(f"\n## kopt {name}\n")[2]
+    section = section.partition("\n## ")[0]
+    heading = page.partition(f"\n## kopt {name}")[2].partition("\n")[0]
+    for parameter in typer.main.get_command(cli.app).commands[name].params:
+        spellings = [*parameter.opts, *parameter.secondary_opts]
+        assert parameter.param_type_name != "option" or any(one in heading + section for one in spellings), spellings
