@@ -132,3 +132,18 @@ def compress(ctx: LoweringContext, x: Array, condition: np.ndarray) -> Array:
 def non_zero(ctx: LoweringContext, x: np.ndarray) -> Array:
     """Positions of the elements that are not zero, i64 (rank, count); x must be known when compiling."""
     return np.array(np.nonzero(np.atleast_1d(x)), np.int64)
+
+
+@lowers("Unique", static=(0,))
+def unique(ctx: LoweringContext, x: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Distinct elements or slices, where each first occurs, which one each is, and how often; x must be known when compiling."""
+    axis = ctx.attr("axis")
+    values, first, inverse, counts = np.unique(x, return_index=True, return_inverse=True, return_counts=True, axis=axis)
+    inverse = inverse.reshape(-1)
+    if not ctx.attr("sorted"):
+        order = np.argsort(first)
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        values, first, counts, inverse = np.take(values, order, axis or 0), first[order], counts[order], place[inverse]
+    results = (values, *(part.astype(np.int64) for part in (first, inverse, counts)))
+    return results[: ctx.num_outputs]
