@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 
 from kopt.errors import UsageError
 from kopt.ir.graph import Graph
-from kopt.passes.base import Pass, PassContext, PassRecord, registered_passes, run_pass
+from kopt.passes.base import Pass, PassContext, PassRecord, run_pass
 from kopt.passes.spec import format_pass, parse_passes
 
 BUILTIN_MODULES = (
@@ -23,15 +22,15 @@ BUILTIN_MODULES = (
     "kopt.passes.fuse.layer_norm",
     "kopt.passes.fuse.rms_norm",
     "kopt.passes.fuse.attention",
-    "kopt.passes.decompose",
+    "kopt.passes.fuse.pad",
+    "kopt.passes.fuse.swish",
     "kopt.passes.precision",
     "kopt.passes.layout",
     "kopt.passes.rebatch",
 )
 
 for _module in BUILTIN_MODULES:
-    if find_spec(_module) is not None:
-        import_module(_module)
+    import_module(_module)
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,8 @@ class Pipeline:
 
 
 def _passes(*names: str) -> tuple[Pass, ...]:
-    """Passes by spelling; those that are not built in here are left out."""
-    known = registered_passes()
-    return tuple(pass_ for name in names if name.partition("{")[0] in known for pass_ in parse_passes(name))
+    """Passes by spelling; an unknown name is an error."""
+    return tuple(pass_ for name in names for pass_ in parse_passes(name))
 
 
 def preset_none() -> tuple[Pass, ...]:
