@@ -100,7 +100,7 @@ def _num_pairs(runs: Sequence[ProcessRun]) -> int:
 
 def _note(found: Comparison, limit: float) -> str:
     if found.verdict is Verdict.PASS:
-        return f"shown to be within {limit:.3g} of the baseline" if found.effect > 0 else "not slower than the baseline"
+        return f"shown to be within {limit * 100:.3g} % of the baseline" if found.effect > 0 else "not slower than the baseline"
     if found.verdict is Verdict.FAIL:
         return "slower than the baseline"
     return f"about {found.pairs_needed} pairs would settle it; raise --time-limit or use a quieter machine"
