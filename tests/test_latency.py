@@ -26,7 +26,7 @@ def measured(tmp_path, graph, dtype, *, baseline: bool) -> dict:
 
 def test_a_bucket_beside_onnxruntime(tmp_path) -> None:
     found = measured(tmp_path, "m (float[N,3] x) => (float[N,3] y) { y = Tanh(x) }", np.float32, baseline=True)
-    assert found["latency"]["num_samples"] == sum(map(len, found["latency"]["samples_ns"])) >= 6
+    assert found["latency"]["num_samples"] == sum(map(len, found["latency"]["samples_ns"])) >= 2
     assert found["latency"]["p50_us"] > 0
     assert found["latency"]["p99_us"] is None
     assert found["peak_bytes"] > 1e6
