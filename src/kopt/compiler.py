@@ -142,8 +142,10 @@ def run(request: Request, progress: Progress) -> Artifact:
     artifact = write(_contents(graph, recipe, request, built, report), request.output)
     if not request.measure or request.target.device != "cpu":
         return artifact
-    _measure(artifact, graph, request, built, report, progress)  # interrupted, the artifact keeps its report without latencies
-    return rewrite(artifact, request.output, report=report)
+    runs = [(item.bucket, item.feeds) for item in built]
+    del built, artifact  # their weights, and the mapped files, are not needed while measuring
+    _measure(request, graph, runs, report, progress)  # interrupted, the artifact keeps its report without latencies
+    return rewrite(Artifact.open(request.output), request.output, report=report)
 
 
 def import_graph(graph: Graph) -> tuple[Graph, tuple[PassRecord, ...]]:
@@ -273,7 +275,7 @@ def _rows(graph: Graph, bucket: Bucket) -> Rows | None:
 
 
 def _measure(
-    artifact: Artifact, graph: Graph, request: Request, built: Sequence[_Built], report: dict[str, Any], progress: Progress
+    request: Request, graph: Graph, runs: Sequence[tuple[Bucket, Mapping[str, np.ndarray]]], report: dict[str, Any], progress: Progress
 ) -> None:
     """Fill the report's latency fields from runs in child processes."""
     from kopt.latency import measure_bucket, measured_peak_gflops
@@ -283,15 +285,15 @@ def _measure(
     progress("measuring this machine's peak")
     report["machine"]["peak_gflops"] = measured_peak_gflops(threads)
     with tempfile.TemporaryDirectory(prefix="kopt-") as folder:
-        for item, facts in zip(built, report["buckets"], strict=True):
-            title = f"batch {item.bucket.batch}" if item.bucket.batch else "the model"
+        for (bucket, feeds), facts in zip(runs, report["buckets"], strict=True):
+            title = f"batch {bucket.batch}" if bucket.batch else "the model"
             progress(f"measuring {title}" + (" beside ONNX Runtime" if request.baseline else ""))
             facts.update(
                 measure_bucket(
-                    artifact.path,
+                    request.output,
                     graph,
-                    item.bucket.shapes,
-                    item.feeds,
+                    bucket.shapes,
+                    feeds,
                     Path(folder),
                     threads=threads,
                     baseline=request.baseline,
