@@ -82,7 +82,7 @@ def fuse_gemm_bias(m: Match, b: Builder) -> Value | Skip:
     arrays = [m.array(name) for name in ("bias", "added") if m.has(name)]
     if any(array.size != 1 and array.shape not in ((columns,), (1, columns)) for array in arrays):
         return Skip("the addend is not one number per column")
-    bias = m.array("bias") * layer.attrs["beta"] if m.has("bias") else np.zeros((), m.array("w").dtype)  # type: ignore[operator]
+    bias = m.array("bias") * layer.attrs["beta"] if m.has("bias") else np.zeros((), m.array("w").dtype)
     return _emit(m, b, "Gemm", bias.reshape(-1) + m.array("added").reshape(-1), beta=1.0)
 
 

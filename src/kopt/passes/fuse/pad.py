@@ -59,9 +59,9 @@ def _pad_rule(name: str) -> Rule:
         if declined:
             return declined
         held = layer.attrs.get("pads") or (0,) * len(added)
-        pads = tuple(int(a) + int(p) for a, p in zip(added, held, strict=True))  # type: ignore[call-overload, arg-type]
+        pads = tuple(int(a) + int(p) for a, p in zip(added, held, strict=True))  # type: ignore[arg-type]
         kernel = layer.attrs.get("kernel_shape")
-        if name != "Conv" and any(pad >= size for pad, size in zip(pads, (*kernel, *kernel), strict=True)):  # type: ignore[misc, call-overload, operator]
+        if name != "Conv" and any(pad >= size for pad, size in zip(pads, (*kernel, *kernel), strict=True)):  # type: ignore[misc]
             return Skip("a pad is not smaller than the window")
         if name == "MaxPool" and any(held):  # type: ignore[arg-type]
             return Skip("the pool pads too")
