@@ -9,6 +9,7 @@ import pytest
 
 import kopt
 from kopt import compiler
+from kopt.hardware import available_cores
 from kopt.measure import Protocol
 from support import graphs
 from support.source import ROOT
@@ -29,7 +30,7 @@ def report(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "Protocol", lambda: Protocol(rounds=2, block_s=1e-4, min_calls=3, warmup_s=1e-4))
         path = tmp_path_factory.mktemp("report") / "m.kopt"
-        return kopt.compile(graphs.model(MODEL), output=path, batch=2, threads=1).report
+        return kopt.compile(graphs.model(MODEL), output=path, batch=2).report
 
 
 def test_every_field_is_documented_and_every_documented_field_is_there(report) -> None:
@@ -45,7 +46,7 @@ def test_a_measured_report_is_json_and_adds_up(report) -> None:
     assert bucket["throughput_per_s"] == pytest.approx(2 / seconds)
     assert bucket["gflops"] == pytest.approx(bucket["flops"] / seconds / 1e9)
     assert bucket["peak_share"] == pytest.approx(bucket["gflops"] / report["machine"]["peak_gflops"])
-    assert report["machine"]["threads"] == 1
+    assert report["machine"]["threads"] == available_cores()
     assert set(bucket["baseline"]) == {"name", "version", "latency", "ratio", "ratio_lower", "ratio_upper", "num_pairs"}
 
 
