@@ -94,6 +94,10 @@ def _stacked(rows: Sequence[Array], value: Value) -> Array:
     return jnp.zeros((0, *(dim if isinstance(dim, int) else 0 for dim in dims)), value.tensor.dtype.numpy)
 
 
+MAX_UNROLLED = 1024
+"""Iterations written out at most: a loop without an end must not make a program without one."""
+
+
 def _unrolled(
     ctx: LoweringContext, body: Graph, trips: Array | None, condition: Array | None, carried: Sequence[Array]
 ) -> tuple[Array, ...] | None:
@@ -108,6 +112,8 @@ def _unrolled(
             return None
         if not going.item() or step >= count:
             break
+        if step >= MAX_UNROLLED:
+            return None
         going, *results = _run(ctx, body, (np.asarray(step, np.int64), going, *state))
         state, step = results[: len(carried)], step + 1
         rows.append(results[len(carried) :])

@@ -109,12 +109,8 @@ def mod(ctx: LoweringContext, a: Array, b: Array) -> Array:
 @lowers("Pow")
 def power(ctx: LoweringContext, a: Array, b: Array) -> Array:
     """A ** b in a's dtype. Small constant exponents become products, which are exact and fast."""
-    if isinstance(b, np.ndarray) and b.size == 1 and float(b.ravel()[0]) in (1.0, 2.0, 3.0, 0.5) and np.ndim(b) <= np.ndim(a):
-        exponent = float(b.ravel()[0])
-        if exponent != 0.5:
-            return jnp.broadcast_to(lax.integer_pow(jnp.asarray(a), int(exponent)), jnp.broadcast_shapes(a.shape, b.shape))
-        if jnp.issubdtype(a.dtype, jnp.floating):
-            return jnp.broadcast_to(jnp.sqrt(a), jnp.broadcast_shapes(a.shape, b.shape))
+    if isinstance(b, np.ndarray) and b.size == 1 and float(b.ravel()[0]) in (1.0, 2.0, 3.0) and np.ndim(b) <= np.ndim(a):
+        return jnp.broadcast_to(lax.integer_pow(jnp.asarray(a), int(b.item())), jnp.broadcast_shapes(a.shape, b.shape))
     if jnp.issubdtype(a.dtype, jnp.integer) and jnp.issubdtype(b.dtype, jnp.floating):
         return jnp.power(a.astype(b.dtype), b).astype(a.dtype)
     if jnp.issubdtype(a.dtype, jnp.floating):

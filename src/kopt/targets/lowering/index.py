@@ -23,7 +23,7 @@ def gather(ctx: LoweringContext, x: Array, indices: Array) -> Array:
     axis = ctx.attr("axis") % x.ndim
     if isinstance(x, np.ndarray) and isinstance(indices, np.ndarray):  # shape arithmetic stays known
         return np.asarray(np.take(x, indices, axis, mode="wrap"))
-    if isinstance(indices, np.ndarray) and indices.ndim == 0:
+    if isinstance(indices, np.ndarray) and indices.ndim == 0 and x.shape[axis]:
         return lax.index_in_dim(jnp.asarray(x), int(indices) % x.shape[axis], axis, keepdims=False)
     return jnp.take(x, _wrapped(indices, x.shape[axis]), axis, mode="clip")
 

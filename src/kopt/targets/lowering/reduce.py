@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,10 +17,11 @@ def _sum(x: Array, **kw: Any) -> Array:
     return jnp.sum(x, dtype=x.dtype, **kw)
 
 
-def _mean(x: Array, **kw: Any) -> Array:
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        return (jnp.sum(x, dtype=x.dtype, **kw) // max(1, x.size)).astype(x.dtype)
-    return jnp.mean(x, **kw)
+def _mean(x: Array, *, axis: tuple[int, ...], keepdims: bool) -> Array:
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        return jnp.mean(x, axis=axis, keepdims=keepdims)
+    total = jnp.sum(x, axis=axis, keepdims=keepdims, dtype=x.dtype)
+    return lax.div(total, jnp.full_like(total, max(1, prod(x.shape[k] for k in axis))))  # truncates, as integer division does
 
 
 def _log_sum_exp(x: Array, *, axis: Any, keepdims: bool) -> Array:
