@@ -12,7 +12,7 @@ import pytest
 import kopt
 from kopt import errors
 from kopt.measure import Protocol
-from kopt.runners import Runner, alternate, child_environment
+from kopt.runners import Runner, available, alternate, child_environment
 from support import graphs
 
 SHORT = Protocol(rounds=2, block_s=1e-4, min_calls=3, warmup_s=1e-4)
@@ -58,6 +58,8 @@ def test_children_get_their_thread_count_before_they_start() -> None:
 
 @pytest.mark.parametrize("kind", ["kopt", "openvino"])
 def test_other_runtimes_answer_alike(negate, tmp_path, rng, kind) -> None:
+    if not available(kind):
+        pytest.skip(f"{kind} is not installed")
     model = kopt.compile(str(negate), output=tmp_path / "m.kopt", measure=False).path if kind == "kopt" else negate
     feeds = {name: rng.standard_normal((2, 3)).astype(np.float32) for name in ("z", "x")}
     with Runner(kind, model, feeds, threads=1) as runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ def dot(a: Array, b: Array) -> Array:
 def matmul(ctx: LoweringContext, a: Array, b: Array) -> Array:
     """Numpy's matmul. A batch of rows against one matrix is one product of all rows, which keeps both cores busy."""
     if b.ndim == 2 and a.ndim > 2:
-        return dot(a.reshape(-1, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
+        return dot(a.reshape(prod(a.shape[:-1]), a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
     return dot(a, b)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,7 +21,7 @@ def wide_dot(a: Array, b: Array) -> Array:
 def matmul_mixed(ctx: LoweringContext, a: Array, b: Array) -> Array:
     """Numpy's matmul. A batch of rows against one matrix is one product of all rows."""
     if b.ndim == 2 and a.ndim > 2:
-        return wide_dot(a.reshape(-1, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
+        return wide_dot(a.reshape(prod(a.shape[:-1]), a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
     return wide_dot(a, b)
 
 
