@@ -12,7 +12,7 @@ import pytest
 import kopt
 from kopt import errors
 from kopt.measure import Protocol
-from kopt.runners import Runner, available, alternate, child_environment
+from kopt.runners import Runner, alternate, available, child_environment
 from support import graphs
 
 SHORT = Protocol(rounds=2, block_s=1e-4, min_calls=3, warmup_s=1e-4)
