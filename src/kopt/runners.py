@@ -26,6 +26,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from kopt.errors import MissingDependencyError, ToolchainError, UsageError
+from kopt.ir.constant import aligned_copy
 from kopt.measure import Measurement, Protocol, abba, time_block
 
 KINDS = {"kopt": None, "onnxruntime": "ort", "openvino": "openvino"}
@@ -271,18 +272,9 @@ def _dtype(name: str) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
-def _aligned(array: np.ndarray) -> np.ndarray:
-    """A copy at a 64-byte boundary, which every runtime may read in place."""
-    buffer = np.empty(array.nbytes + 64, np.uint8)
-    start = -buffer.ctypes.data % 64
-    copy: np.ndarray = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
 def _serve(kind: str, model: str, folder: str, threads: int, reply: Callable[[Mapping[str, Any]], None]) -> None:
     names = json.loads(Path(folder, "names.json").read_text())
-    feeds = {name: _aligned(array) for name, array in zip(names, _read_arrays(Path(folder, "inputs")), strict=True)}
+    feeds = {name: aligned_copy(array) for name, array in zip(names, _read_arrays(Path(folder, "inputs")), strict=True)}
     start = time.perf_counter()
     __import__(_IMPORTS[kind])
     imported = time.perf_counter()

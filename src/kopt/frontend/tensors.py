@@ -12,7 +12,7 @@ import numpy as np
 from onnx import TensorProto, external_data_helper, numpy_helper
 
 from kopt.errors import InvalidModelError
-from kopt.ir.constant import Constant
+from kopt.ir.constant import Constant, aligned_copy
 from kopt.ir.types import DType, TensorType
 
 _TYPED_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
@@ -47,7 +47,7 @@ def constant_from_proto(tensor: TensorProto, folder: Path | None, model: str) ->
                 where=where,
                 next_step="the file is damaged; export it again",
             )
-        held_array = _aligned(decode(tensor.raw_data, type_))
+        held_array = aligned_copy(decode(tensor.raw_data, type_))
         return Constant(type_, lambda: held_array)
     held = sum(len(getattr(tensor, field)) for field in _TYPED_FIELDS)
     if prod(shape) > 0 and held == 0:
@@ -70,15 +70,6 @@ def decode(raw: bytes | memoryview | np.ndarray, type_: TensorType) -> np.ndarra
         proto = TensorProto(data_type=type_.dtype.onnx, dims=type_.static_shape, raw_data=bytes(raw))
         return numpy_helper.to_array(proto)
     return np.frombuffer(raw, dtype=type_.dtype.numpy).reshape(type_.static_shape)
-
-
-def _aligned(array: np.ndarray) -> np.ndarray:
-    """A copy at a 64-byte boundary, where XLA reads it in place: one copy here saves one per program."""
-    buffer = np.empty(array.nbytes + 64, np.uint8)
-    start = -buffer.ctypes.data % 64
-    copy: np.ndarray = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
 
 
 def _external(tensor: TensorProto, type_: TensorType, expected: int, folder: Path | None, where: str) -> Constant:

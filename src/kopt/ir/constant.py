@@ -49,3 +49,12 @@ class Constant:
 
     def __repr__(self) -> str:
         return f"Constant({self.type})"
+
+
+def aligned_copy(array: np.ndarray) -> np.ndarray:
+    """A contiguous copy at a 64-byte boundary, which compilers and runtimes read in place."""
+    buffer = np.empty(array.nbytes + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    copy: np.ndarray = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy

@@ -66,6 +66,10 @@ def _passes(*names: str) -> tuple[Pass, ...]:
     return tuple(pass_ for name in names for pass_ in parse_passes(name))
 
 
+_FUSIONS = ("fold-constants", "cleanup", "fold-batch-norm", "fold-pad", "fuse-bias", "fuse-gelu", "fuse-layer-norm", "fuse-rms-norm")
+"""What every preset that transforms begins with."""
+
+
 def preset_none() -> tuple[Pass, ...]:
     """No passes: the graph as it was loaded."""
     return ()
@@ -79,14 +83,7 @@ def preset_import() -> tuple[Pass, ...]:
 def preset_onnx() -> tuple[Pass, ...]:
     """For `kopt optimize`: standard ONNX with fused operators."""
     return _passes(
-        "fold-constants",
-        "cleanup",
-        "fold-batch-norm",
-        "fold-pad",
-        "fuse-bias",
-        "fuse-gelu",
-        "fuse-layer-norm",
-        "fuse-rms-norm",
+        *_FUSIONS,
         "fuse-swish",
         "fold-constants",
         "cleanup",
@@ -101,14 +98,7 @@ def preset_onnxruntime() -> tuple[Pass, ...]:
 def preset_xla() -> tuple[Pass, ...]:
     """For the XLA backend, on bound shapes: XLA fuses elementwise work itself, so only what it cannot see is rewritten."""
     return _passes(
-        "fold-constants",
-        "cleanup",
-        "fold-batch-norm",
-        "fold-pad",
-        "fuse-bias",
-        "fuse-gelu",
-        "fuse-layer-norm",
-        "fuse-rms-norm",
+        *_FUSIONS,
         "fold-constants",
         "layout-nhwc",
         "cleanup",

@@ -25,6 +25,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from kopt.errors import MissingDependencyError, PassError, TargetError, ToolchainError
 from kopt.hardware import ISA_LEVELS, Target
+from kopt.ir.constant import aligned_copy
 from kopt.ir.graph import Graph, Node, Value
 from kopt.ir.types import TensorType
 from kopt.targets import xla_internals as internals
@@ -295,13 +296,7 @@ def _names(parts: Any, values: Sequence[Value]) -> list[str]:
 
 def _aligned(array: np.ndarray) -> np.ndarray:
     """The array itself when XLA can read it in place, else an aligned copy."""
-    if array.ctypes.data % 64 == 0 and array.flags.c_contiguous:
-        return array
-    buffer = np.empty(array.nbytes + 64, np.uint8)
-    offset = -buffer.ctypes.data % 64
-    copy: np.ndarray = buffer[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
+    return array if array.ctypes.data % 64 == 0 and array.flags.c_contiguous else aligned_copy(array)
 
 
 def _device(target: Target) -> Any:
