@@ -18,6 +18,7 @@ from kopt.errors import Location
 from kopt.ir.constant import Constant
 from kopt.ir.graph import ONNX, Attr, Graph, Node, Value
 from kopt.ir.spec import CANONICAL_OPSET, default_attrs
+from kopt.ir.surgery import Names
 from kopt.ir.types import DType, TensorType
 from kopt.passes.base import PassContext
 
@@ -57,8 +58,7 @@ class Sweep:
         self.constants: dict[Value, Constant] = dict(graph.constants)
         self.num_transposes = 0
         self.loc = Location()
-        self._taken = taken
-        self._counts: dict[str, int] = {}
+        self._names = Names(taken)
         self._views: dict[Value, tuple[Value, Perm]] = {}
         self._forms: dict[Value, dict[Perm, Value]] = {}
         self._aligned: dict[tuple[Value, Perm], Value] = {}
@@ -221,12 +221,7 @@ class Sweep:
 
     def fresh_name(self, hint: str) -> str:
         """An unused name that starts with ``hint``."""
-        name = hint
-        while name in self._taken:
-            self._counts[hint] = self._counts.get(hint, 0) + 1
-            name = f"{hint}_{self._counts[hint]}"
-        self._taken.add(name)
-        return name
+        return self._names.fresh(hint)
 
     def plain(self, value: Value | None) -> Value | None:
         """What a node without a rule reads in place of ``value``: the same contents in the user's layout."""
