@@ -84,7 +84,13 @@ def dequantize_linear(ctx: LoweringContext, x: Array, scale: Array, zero: Array 
 
 @lowers("DynamicQuantizeLinear")
 def dynamic_quantize_linear(ctx: LoweringContext, x: Array) -> tuple[Array, Array, Array]:
-    """To u8 over the range of the values, which is made to hold zero. Source: ONNX DynamicQuantizeLinear-11."""
+    """To u8 over the range of the values. Source: ONNX DynamicQuantizeLinear-11."""
+    del ctx
+    return dynamic_quantize(x)
+
+
+def dynamic_quantize(x: Array) -> tuple[Array, Array, Array]:
+    """The values as u8 over their range, which is made to hold zero, with its scale and zero point."""
     x = jnp.asarray(x)
     low, high = jnp.min(x, initial=0), jnp.max(x, initial=0)
     scale = jnp.where(high > low, (high - low) / np.float32(255), 1).astype(np.float32)

@@ -20,6 +20,7 @@ _FAMILIES = (
     "attention",
     "cast",
     "contrib",
+    "contrib_quant",
     "control",
     "conv",
     "deform",
