@@ -47,6 +47,7 @@ def test_an_error_has_three_parts() -> None:
     [
         ("compile", ["model"], ["target", "output", "precision", "batch", "shapes"]),
         ("load", ["path"], ["require", "exact", "threads"]),
+        ("check", ["artifact", "budget"], ["baseline", "batch", "time_limit_s", "threads", "seed"]),
     ],
 )
 def test_signatures_hold(function: str, positional: list[str], keywords: list[str]) -> None:

@@ -32,6 +32,7 @@ from kopt.errors import (
 
 if TYPE_CHECKING:
     from kopt.artifact import Artifact
+    from kopt.check.api import check
     from kopt.compiler import compile
     from kopt.hardware import Target
     from kopt.session import Session, load
@@ -45,6 +46,7 @@ _LAZY = {
     "Artifact": "kopt.artifact",
     "Session": "kopt.session",
     "Target": "kopt.hardware",
+    "check": "kopt.check",
     "compile": "kopt.compiler",
     "load": "kopt.session",
 }
@@ -72,6 +74,7 @@ __all__ = [
     "UnsupportedModelError",
     "UsageError",
     "__version__",
+    "check",
     "compile",
     "load",
 ]
@@ -80,7 +83,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'kopt' has no attribute '{name}'")
-    return getattr(import_module(_LAZY[name]), name)
+    module = import_module(_LAZY[name])
+    return module if name == "check" else getattr(module, name)  # a package that can be called
 
 
 def __dir__() -> list[str]:

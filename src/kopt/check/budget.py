@@ -132,13 +132,24 @@ def read_budgets(path: Path) -> tuple[Budget, ...]:
     return tuple(_parse(table, start, lines, path) for table, start in zip(content["budget"], starts, strict=False))
 
 
-def _parse(table: Any, start: int, lines: list[str], path: Path) -> Budget:
+def budget_of(limits: Mapping[str, object], batch: int | None = None) -> Budget:
+    """A budget of limits written as in a file, such as ``{"p50": "5 ms", "max_regression": "5 %"}``.
+
+    Raises:
+        UsageError: no limit, an unknown key, or a value that does not fit.
+    """
+    table = {**limits, **({} if batch is None else {"batch": batch})}
+    return _parse(table, 0, [], None)
+
+
+def _parse(table: Any, start: int, lines: list[str], path: Path | None) -> Budget:
+    """A table of a file, or with no path limits given by a caller."""
     if not isinstance(table, dict):
         raise UsageError("a budget is not a table", where=f"{path}:{start}", next_step="write [[budget]] and its keys below")
     found: dict[str, Any] = {}
     for key, value in table.items():
         parse = SELECTORS.get(key) or LIMITS.get(key)
-        where = f"{path}:{_line_of(lines, key, start)}"
+        where = f"{path}:{_line_of(lines, key, start)}" if path is not None else ""
         if parse is None:
             allowed = ", ".join((*SELECTORS, *LIMITS))
             raise UsageError(f"unknown key '{key}'", where=where, next_step=f"choose one of: {allowed}")
@@ -148,7 +159,8 @@ def _parse(table: Any, start: int, lines: list[str], path: Path) -> Budget:
             raise UsageError(f"{key} = {value!r} is not {error}", where=where, next_step="correct the value") from None
     limits = {key: value for key, value in found.items() if key in LIMITS}
     if not limits:
-        raise UsageError("a budget without a limit", where=f"{path}:{start}", next_step=f"give one of: {', '.join(LIMITS)}")
+        where = f"{path}:{start}" if path is not None else ""
+        raise UsageError("a budget without a limit", where=where, next_step=f"give one of: {', '.join(LIMITS)}")
     return Budget(start, found.get("model"), found.get("batch"), found.get("machine"), limits)
 
 

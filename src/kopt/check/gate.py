@@ -9,6 +9,7 @@ from pathlib import Path
 from kopt.artifact import Artifact, Manifest, StoredProgram, is_artifact, read_manifest
 from kopt.buckets import random_inputs
 from kopt.check.budget import Budget
+from kopt.check.describe import sentence
 from kopt.check.judge import Finding, Result, judge_absolute, judge_regression
 from kopt.check.measure_pairs import PairProtocol, ProcessRun, measure_process
 from kopt.check.sequence import Measure, MeasuringTime
@@ -60,6 +61,9 @@ class Outcome:
     def verdict(self) -> Verdict:
         """FAIL before INCONCLUSIVE before PASS."""
         return Verdict.worst([result.verdict for result in self.results])
+
+    def __str__(self) -> str:
+        return "\n".join(f"{result.verdict.value}: {sentence(result)}" for result in self.results)
 
 
 @dataclass(frozen=True)
