@@ -425,3 +425,24 @@ def _selu(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
     """The defaults had fewer digits."""
     del version, emit
     return (replace(node, attrs={"alpha": 1.6732, "gamma": 1.0507, **node.attrs}),)
+
+
+@_before(99, "SimplifiedLayerNormalization")
+def _simplified_norm(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
+    """ONNX Runtime's name of RMSNormalization, which has no second output: that is 1 / sqrt(mean(x^2) + epsilon)."""
+    del version
+    plain = replace(node, op="RMSNormalization", outputs=node.outputs[:1])
+    if not any(node.outputs[1:]):
+        return (plain,)
+    axis, dtype = int(node.attrs.get("axis", -1)), node.input_type(0).dtype.numpy  # type: ignore[arg-type]
+    axes = emit.ints([axis] if axis == -1 else range(axis % node.rank(0), node.rank(0)))
+    epsilon = emit.constant(np.asarray(node.attrs.get("epsilon", 1e-5), dtype))
+    square, mean, total, root = (emit.fresh("norm") for _ in range(4))
+    return (
+        plain,
+        RawNode("Mul", "", [node.inputs[0], node.inputs[0]], [square], {}, node.loc),
+        RawNode("ReduceMean", "", [square, axes], [mean], {}, node.loc),
+        RawNode("Add", "", [mean, epsilon], [total], {}, node.loc),
+        RawNode("Sqrt", "", [total], [root], {}, node.loc),
+        RawNode("Reciprocal", "", [root], [node.outputs[1]], {}, node.loc),
+    )

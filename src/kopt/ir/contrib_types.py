@@ -59,3 +59,14 @@ def skip_normalization_type(node: Node, types: Sequence[Type | None], constants:
     shape = first.shape if isinstance(first, TensorType) else None
     row = TensorType(DType.F32, None if shape is None else (*shape[:-1], 1))
     return (first, row, row, first)[: len(node.outputs)]
+
+
+@type_rule(MICROSOFT, "EmbedLayerNormalization")
+def embedding_type(node: Node, types: Sequence[Type | None], constants: Mapping[int, np.ndarray]) -> Sequence[Type]:  # noqa: ARG001
+    """Rows of the table of words, one count per sequence, and rows again."""
+    ids, table = (types[index] if index < len(types) else None for index in (0, 2))
+    dtype = table.dtype if isinstance(table, TensorType) else DType.F32
+    if not isinstance(ids, TensorType) or not isinstance(table, TensorType) or not ids.shape or not table.shape:
+        return (TensorType(dtype, None), TensorType(DType.I32, None), TensorType(dtype, None))[: len(node.outputs)]
+    rows = TensorType(dtype, (*ids.shape, table.shape[-1]))
+    return (rows, TensorType(DType.I32, ids.shape[:1]), rows)[: len(node.outputs)]

@@ -20,6 +20,7 @@ _FAMILIES = (
     "attention",
     "cast",
     "contrib",
+    "contrib_norm",
     "contrib_quant",
     "control",
     "conv",
