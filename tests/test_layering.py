@@ -52,7 +52,7 @@ THIRD_PARTY = {
     "tvm": ("kopt.targets.tvm", "kopt.targets.kernels"),
     "jax_tvm_ffi": ("kopt.targets.xla", "kopt.targets.kernels"),
     "platformdirs": ("kopt.session", "kopt.artifact", "kopt.autotune", "kopt.specialize"),
-    "psutil": ("kopt.hardware", "kopt.measure", "kopt.report", "kopt.compiler", "kopt.cli"),
+    "psutil": ("kopt.hardware", "kopt.measure", "kopt.report", "kopt.compiler", "kopt.trial", "kopt.cli"),
     "pytest": ("kopt.check.pytest_plugin",),
     "rich": ("kopt.cli", "kopt.report"),
     "ruptures": ("kopt.check.change_points",),
