@@ -21,6 +21,7 @@ NHWC_OPS: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {
     (ONNX, "ConvTranspose"): ("ConvTransposeNhwc", (0,)),
     (ONNX, "MaxPool"): ("MaxPoolNhwc", (0,)),
     (ONNX, "AveragePool"): ("AveragePoolNhwc", (0,)),
+    (ONNX, "LpPool"): ("LpPoolNhwc", (0,)),
     (ONNX, "GlobalAveragePool"): ("GlobalAveragePoolNhwc", (0,)),
 }
 """(domain, op) of the channels-first operator -> its channels-last name in ``com.kopt`` and the inputs that are activations."""

@@ -41,6 +41,10 @@ def _reduce(x: Array, neutral: Any, function: Any, window: Window, pads: tuple[t
     )
 
 
+def _isnan(x: Array) -> Array:
+    return jnp.isnan(x) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.zeros(x.shape, bool)
+
+
 def _lowest(dtype: Any) -> Any:
     return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
 
@@ -70,7 +74,8 @@ def _max_indices(ctx: LoweringContext, x: Array, peak: Array) -> Array:
         limit = [n, *(s + (size - 1) * t + 1 for s, size, t in zip(start[1:-1], peak.shape[1:-1], window.strides, strict=True)), c]
         steps = (1, *window.strides, 1)
         value, position = lax.slice(padded, start, limit, steps), lax.slice(where, start, limit, steps)
-        best = jnp.where((value == peak) & (position >= 0), jnp.minimum(best, position), best)
+        found = (value == peak) | (_isnan(value) & _isnan(peak))  # a NaN is the maximum of its window
+        best = jnp.where(found & (position >= 0), jnp.minimum(best, position), best)
     return best
 
 
@@ -114,14 +119,23 @@ def average_pool_nhwc(ctx: LoweringContext, x: Array) -> Array:
     return _average_pool(ctx, jnp.asarray(x))
 
 
+def _lp_pool(ctx: LoweringContext, x: Array) -> Array:
+    p = ctx.attr("p")
+    wide = x.astype(np.float32) if x.dtype.itemsize < 4 else x
+    window, pads = _window(ctx, x.shape[1:-1])
+    return (_reduce(jnp.abs(wide) ** p, 0, lax.add, window, pads) ** (1 / p)).astype(x.dtype)
+
+
 @lowers("LpPool")
 def lp_pool(ctx: LoweringContext, x: Array) -> Array:
     """The p-norm of each window."""
-    p = ctx.attr("p")
-    last = channels_last(jnp.asarray(x))
-    window, pads = _window(ctx, last.shape[1:-1])
-    total = _reduce(jnp.abs(last) ** p, 0, lax.add, window, pads)
-    return channels_first(total ** (1 / p)).astype(x.dtype)
+    return channels_first(_lp_pool(ctx, channels_last(jnp.asarray(x))))
+
+
+@lowers("LpPoolNhwc", domain=KOPT)
+def lp_pool_nhwc(ctx: LoweringContext, x: Array) -> Array:
+    """LpPool on channels-last activations."""
+    return _lp_pool(ctx, jnp.asarray(x))
 
 
 @lowers("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
@@ -133,7 +147,8 @@ def global_pool(ctx: LoweringContext, x: Array) -> Array:
     if ctx.node.op == "GlobalMaxPool":
         return jnp.max(x, axes, keepdims=True)
     p = ctx.attr("p")
-    return (jnp.sum(jnp.abs(x) ** p, axes, keepdims=True) ** (1 / p)).astype(x.dtype)
+    wide = x.astype(np.float32) if x.dtype.itemsize < 4 else x
+    return (jnp.sum(jnp.abs(wide) ** p, axes, keepdims=True) ** (1 / p)).astype(x.dtype)
 
 
 @lowers("GlobalAveragePoolNhwc", domain=KOPT)
