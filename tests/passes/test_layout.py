@@ -11,6 +11,7 @@ from kopt.ir.types import DType, TensorType
 from kopt.passes.base import PassContext
 from kopt.passes.layout import LayoutNhwc
 from kopt.passes.layout_rules import axis_groups
+from kopt.targets.xla import evaluate_graph
 from support.plain_onnx import random_inputs, run_plain, run_reference
 
 
@@ -177,6 +178,15 @@ def test_all_spatial_ranks(rank):
     window = {"kernel_shape": (2,) * (rank - 2), "strides": (2,) * (rank - 2), "pads": (0,) * (2 * rank - 4)}
     y = b.emit("AveragePool", b.emit("MaxPool", y, attrs=window), attrs={**window, "strides": (1,) * (rank - 2)})
     check(b.graph("g", [x], [b.emit("GlobalAveragePool", y), b.emit("GlobalMaxPool", y)]), transposes=1)
+
+
+@pytest.mark.parametrize(("p", "transposes"), [(1, 1), (2, 1), (3, 2)])
+def test_norm_pools(p, transposes):
+    b = Net()
+    x = b.input("x", "f32", (2, 4, 9, 8))
+    y = b.emit("LpPool", b.conv(x, 6, 3), attrs={"kernel_shape": (3, 2), "strides": (2, 1), "pads": (1, 0, 1, 1), "p": p})
+    after = check(b.graph("g", [x], [b.emit("GlobalLpPool", y, attrs={"p": p})]), transposes=transposes, run=evaluate_graph)
+    assert count(after, "LpPoolNhwc") == 1
 
 
 def test_outputs_in_the_users_layout_cost_one_transpose_each():

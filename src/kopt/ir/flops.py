@@ -59,7 +59,7 @@ def node_flops(node: Node) -> int:
         return 2 * prod(output) * shapes[0][-1]
     if node.op == "Attention" and len(shapes) > 2 and shapes[0] is not None and shapes[1] is not None:
         return 4 * prod(shapes[0]) * shapes[1][-2]
-    if node.op in ("MaxPool", "AveragePool", "MaxPoolNhwc", "AveragePoolNhwc"):
+    if node.op in ("MaxPool", "AveragePool", "LpPool", "MaxPoolNhwc", "AveragePoolNhwc", "LpPoolNhwc"):
         kernel = node.attrs.get("kernel_shape")
         return prod(output) * (prod(k for k in kernel if isinstance(k, int)) if isinstance(kernel, tuple) else 1)
     if node.op.startswith(("Reduce", "GlobalAverage")) and shapes and shapes[0] is not None:

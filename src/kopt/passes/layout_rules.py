@@ -16,7 +16,7 @@ from kopt.ir.nhwc_types import NHWC_OPS, to_nhwc
 from kopt.passes.layout_sweep import Perm, Sweep, layout_rule
 
 CONV_OPS = ("Conv", "ConvTranspose")
-POOL_OPS = ("MaxPool", "AveragePool", "GlobalAveragePool")
+POOL_OPS = ("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool")
 
 UNARY = (
     "Abs",
@@ -160,15 +160,17 @@ def pool(sweep: Sweep, node: Node) -> bool:
     return _to_kopt(sweep, node.replace(outputs=node.outputs[:1]))
 
 
-@layout_rule("GlobalMaxPool")
-def global_max_pool(sweep: Sweep, node: Node) -> bool:
-    """GlobalMaxPool(T(x))  ==>  T(ReduceMax(x, axes=spatial', keepdims=1))."""
+@layout_rule("GlobalMaxPool", "GlobalLpPool")
+def global_pool(sweep: Sweep, node: Node) -> bool:
+    """GlobalMaxPool(T(x))  ==>  T(ReduceMax(x, axes=spatial', keepdims=1)); the norms of p = 1 and 2 are ReduceL1 and ReduceL2."""
     found = _held(sweep, node)
-    if found is None:
+    norm = node.attrs.get("p")
+    if found is None or norm not in (None, 1, 2):
         return False
+    reduce = "ReduceMax" if norm is None else f"ReduceL{norm}"
     _, held, perm = found
     axes = sweep.ints(sorted(perm.index(axis) for axis in range(2, len(perm))), "axes")
-    sweep.emit("ReduceMax", (held, axes), sweep.output(node.output, perm), attrs={"keepdims": 1})
+    sweep.emit(reduce, (held, axes), sweep.output(node.output, perm), attrs={"keepdims": 1})
     return True
 
 

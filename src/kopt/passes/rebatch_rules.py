@@ -251,7 +251,7 @@ CONVOLUTIONS = (
 
 
 @row_rule(*CONVOLUTIONS)
-@row_rule("ConvNhwc", "ConvTransposeNhwc", "MaxPoolNhwc", "AveragePoolNhwc", "GlobalAveragePoolNhwc", domain=KOPT)
+@row_rule("ConvNhwc", "ConvTransposeNhwc", "MaxPoolNhwc", "AveragePoolNhwc", "LpPoolNhwc", "GlobalAveragePoolNhwc", domain=KOPT)
 def convolution(ctx: NodeRows) -> Result:
     """Image by image along axis 0, whatever that axis is made of; weights and statistics are the same for all."""
     rows = first(ctx)
