@@ -7,7 +7,7 @@ import gc
 import numpy as np
 import pytest
 
-from kopt.measure import MIN_P99_SAMPLES, Measurement, abba, block_ratio, time_block
+from kopt.measure import MIN_P99_SAMPLES, Measurement, abba, block_ratio, quantile_interval_us, time_block, unpaired_ratio
 
 
 def test_quantiles_in_microseconds() -> None:
@@ -75,3 +75,31 @@ def test_a_failing_call_restores_the_collector() -> None:
     with pytest.raises(RuntimeError, match="no"):
         time_block(fail, 1e-9, 1)
     assert gc.isenabled()
+
+
+def test_a_quantile_interval_comes_from_whole_blocks(rng) -> None:
+    blocks = tuple(tuple(int(x) for x in rng.normal(1e6 * (1 + 0.01 * (k % 2)), 1e3, 200)) for k in range(10))
+    low, high = quantile_interval_us(Measurement(blocks), 0.5)
+    assert 999 < low < 1001
+    assert 1009 < high < 1011  # as far apart as the blocks; calls taken one by one would claim a hundredth of that
+    assert quantile_interval_us(Measurement(blocks[:4]), 0.5) is None
+    assert quantile_interval_us(Measurement(((), *blocks)), 0.5) is None
+    assert quantile_interval_us(Measurement(blocks[:5]), 0.99) is not None
+    assert quantile_interval_us(Measurement(tuple(block[:9] for block in blocks)), 0.99) is None
+
+
+def test_thinned_blocks_keep_their_quantiles(rng) -> None:
+    blocks = tuple(tuple(int(x) for x in rng.exponential(1e6, 30_000)) for _ in range(5))
+    found = Measurement(blocks)
+    low, high = quantile_interval_us(found, 0.9)
+    assert low < found.quantile_us(0.9) < high
+    assert high / low < 1.05
+
+
+def test_the_ratio_of_separate_runs(rng) -> None:
+    sides = [Measurement(tuple(tuple(int(x) for x in rng.normal(mean, 1e4, 50)) for _ in range(6))) for mean in (1.2e6, 1e6)]
+    found = unpaired_ratio(*sides)
+    assert found.lower < found.value < found.upper
+    assert abs(found.value - 1.2) < 0.01
+    assert unpaired_ratio(sides[0], Measurement(())) is None
+    assert unpaired_ratio(*sides) == found

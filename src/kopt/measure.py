@@ -11,6 +11,8 @@ import numpy as np
 
 MIN_P99_SAMPLES = 1000
 """Below this p99 is not estimated: fewer than ten samples would lie above it."""
+MIN_BLOCKS = 5
+"""Below this an interval from resampled blocks says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,46 @@ def block_ratio(numerator: Measurement, denominator: Measurement, *, seed: int =
     medians = np.median(logs[rng.integers(len(logs), size=(draws, len(logs)))], axis=1)
     lower, upper = np.exp(np.quantile(medians, [0.025, 0.975]))
     return Ratio(float(np.exp(np.median(logs))), float(lower), float(upper), len(pairs))
+
+
+def unpaired_ratio(numerator: Measurement, denominator: Measurement, *, seed: int = 0) -> Ratio | None:
+    """Ratio of the medians of two separate runs; None with fewer than five blocks on a side.
+
+    The 95 % interval comes from the noise between blocks of one run. What changed from one run to the other is in the ratio itself.
+    """
+    sides = [side for side in (numerator, denominator) if len(side.blocks_ns) >= MIN_BLOCKS and all(side.blocks_ns)]
+    if len(sides) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    first, second = (_drawn_quantiles(side, 0.5, rng) for side in sides)
+    lower, upper = np.quantile(first / second, [0.025, 0.975])
+    return Ratio(numerator.p50_us / denominator.p50_us, float(lower), float(upper), min(len(side.blocks_ns) for side in sides))
+
+
+def quantile_interval_us(measurement: Measurement, q: float, *, seed: int = 0) -> tuple[float, float] | None:
+    """95 % interval of a latency quantile in microseconds; None where that is not estimable, and with fewer than five blocks."""
+    few = len(measurement.blocks_ns) < MIN_BLOCKS or not all(measurement.blocks_ns)
+    if few or measurement.quantile_us(q) is None:
+        return None
+    lower, upper = np.quantile(_drawn_quantiles(measurement, q, np.random.default_rng(seed)), [0.025, 0.975]) / 1e3
+    return float(lower), float(upper)
+
+
+def _drawn_quantiles(measurement: Measurement, q: float, rng: np.random.Generator, draws: int = 400) -> np.ndarray:
+    """The quantile in ns of ``draws`` resamplings, f64: whole blocks are drawn, since calls of one block share its conditions."""
+    blocks = [np.sort(np.array(block, np.int64)) for block in measurement.blocks_ns]
+    kept = [block[:: max(1, len(block) // 4000)] for block in blocks]  # so many order statistics are enough
+    values = np.concatenate(kept)
+    weights = np.concatenate([np.full(len(part), len(block) / len(part)) for part, block in zip(kept, blocks, strict=True)])
+    owner = np.repeat(np.arange(len(blocks)), [len(part) for part in kept])
+    order = np.argsort(values, kind="stable")
+    values, weights, owner = values[order], weights[order], owner[order]
+    found = []
+    for _ in range(draws):
+        counts = np.bincount(rng.integers(len(blocks), size=len(blocks)), minlength=len(blocks))
+        reached = np.cumsum(weights * counts[owner])
+        found.append(values[np.searchsorted(reached, q * reached[-1])])
+    return np.array(found, np.float64)
 
 
 def abba(rounds: int) -> Sequence[tuple[int, int]]:

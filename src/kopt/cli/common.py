@@ -122,6 +122,30 @@ def print_json(content: Any) -> None:
     Console(soft_wrap=True).out(json.dumps(content, indent=2), highlight=False)
 
 
+def read_report(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The report of an artifact with its manifest in JSON types, or of a report.json without one.
+
+    Raises:
+        FileError: nothing is there, or it cannot be read.
+        UsageError: no report, or a malformed one.
+        ArtifactError: a damaged artifact.
+    """
+    from kopt.artifact.read import Artifact
+    from kopt.report.model import check
+
+    if path.is_dir() or not path.exists():
+        artifact = Artifact.open(path)
+        report = check(artifact.report, str(path)) if artifact.report else {}
+        return report, json.loads(artifact.manifest.to_bytes())
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise FileError(f"cannot read: {error.strerror}", where=str(path), next_step="check the path") from None
+    except (ValueError, RecursionError):
+        raise UsageError("this is no JSON file", where=str(path), next_step="give an artifact, or the report.json inside one") from None
+    return check(content, str(path)), None
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Named arrays of an .npz file; pickles are refused.
 
