@@ -21,9 +21,13 @@ def contrib_model(
     *,
     domain: str = "com.microsoft",
     constants: Sequence[int] = (),
+    floats: Sequence[int] = (),
     **attrs: Any,
 ) -> onnx.ModelProto:
-    """A model of one node; ``constants`` are the positions of inputs that become initializers, None stands for an absent one."""
+    """A model of one node; ``constants`` are the positions of inputs that become initializers, None stands for an absent one.
+
+    ``floats`` are the positions of outputs that are declared as f32, which inference of ONNX Runtime cannot tell.
+    """
     names = ["" if array is None else f"i{k}" for k, array in enumerate(arrays)]
     node = helper.make_node(op, names, list(made), domain=domain, **attrs)
     held = [(name, array) for name, array in zip(names, arrays, strict=True) if array is not None]
@@ -32,7 +36,10 @@ def contrib_model(
         helper.make_tensor_value_info(name, DType.from_numpy(array.dtype).onnx, array.shape) for name, array in held if name not in fixed
     ]
     weights = [onnx.numpy_helper.from_array(array, name) for name, array in held if name in fixed]
-    graph = helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name=name) for name in made if name], weights)
+    results = [onnx.ValueInfoProto(name=name) for name in made if name]
+    for index in floats:
+        results[index].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    graph = helper.make_graph([node], "g", infos, results, weights)
     versions = {"": 17, "com.microsoft": 1, "ai.onnx.ml": 3}
     return helper.make_model(graph, opset_imports=[helper.make_opsetid(*item) for item in versions.items()], ir_version=8)
 
@@ -47,6 +54,7 @@ def agrees(
     atol: float = 1e-5,
     steps: int = 0,
     domain: str = "com.microsoft",
+    floats: Sequence[int] = (),
     **attrs: Any,
 ) -> tuple[np.ndarray, ...]:
     """Compare kopt with ONNX Runtime.
@@ -61,10 +69,11 @@ def agrees(
         atol: absolute tolerance of floats.
         steps: by how much integers may differ.
         domain: the operator's domain.
+        floats: positions of outputs to declare as f32.
         attrs: attributes.
     """
     made = ["" if k in skipped else f"o{k}" for k in range(outputs)]
-    model = contrib_model(op, arrays, made, domain=domain, constants=constants, **attrs)
+    model = contrib_model(op, arrays, made, domain=domain, constants=constants, floats=floats, **attrs)
     fed = {f"i{k}": np.asarray(array) for k, array in enumerate(arrays) if array is not None and k not in constants}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

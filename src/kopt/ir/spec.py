@@ -250,6 +250,7 @@ def with_outputs(node: Node, types: Sequence[Type]) -> Node:
     return node.replace(outputs=tuple(None if old is None else Value(old.name, new) for old, new in zip(node.outputs, types, strict=True)))
 
 
+from kopt.ir import contrib_attention_types as _contrib_attention_types  # noqa: E402, F401  (type rules register themselves, and need the above)
 from kopt.ir import contrib_quant_types as _contrib_quant_types  # noqa: E402, F401  (type rules register themselves, and need the above)
 from kopt.ir import contrib_types as _contrib_types  # noqa: E402, F401  (type rules register themselves, and need the above)
 from kopt.ir import mixed_types as _mixed_types  # noqa: E402, F401  (type rules register themselves, and need the above)

@@ -12,7 +12,7 @@ from kopt.targets.lowering.activation import softmax
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 
 
-def _heads(x: Array, count: int) -> Array:
+def heads_of(x: Array, count: int) -> Array:
     """(batch, seq, heads * head_dim) ==> (batch, heads, seq, head_dim)."""
     batch, seq, width = x.shape
     return x.reshape(batch, seq, count, width // count).transpose(0, 2, 1, 3)
@@ -37,7 +37,7 @@ def attention(
     """softmax(q k^T * scale + mask) v, with caches, grouped heads, soft cap and causal mask. Source: ONNX Attention-25."""
     flat = q.ndim == 3
     if flat:
-        q, k, v = _heads(q, ctx.attr("q_num_heads")), _heads(k, ctx.attr("kv_num_heads")), _heads(v, ctx.attr("kv_num_heads"))
+        q, k, v = heads_of(q, ctx.attr("q_num_heads")), heads_of(k, ctx.attr("kv_num_heads")), heads_of(v, ctx.attr("kv_num_heads"))
     past = 0 if past_key is None else past_key.shape[2]
     if past_key is not None and past_value is not None:
         k, v = jnp.concatenate([past_key, k], 2), jnp.concatenate([past_value, v], 2)
@@ -110,19 +110,32 @@ def rotary_embedding(ctx: LoweringContext, x: Array, cosine: Array, sine: Array,
     else:
         x = x.transpose(0, 2, 1, 3)  # (batch, seq, heads, head_dim)
     width = ctx.attr("rotary_embedding_dim") or x.shape[-1]
-    turned, rest = x[..., :width], x[..., width:]
     cosine, sine = jnp.asarray(cosine), jnp.asarray(sine)
     if positions is not None:
         cosine, sine = cosine[positions], sine[positions]
-    cosine, sine = cosine[..., None, : width // 2], sine[..., None, : width // 2]
-    if ctx.attr("interleaved"):
+    y = rotated(x, cosine[..., : width // 2], sine[..., : width // 2], interleaved=bool(ctx.attr("interleaved")))
+    return y.reshape(shape) if flat else y.transpose(0, 2, 1, 3)
+
+
+def rotated(x: Array, cosine: Array, sine: Array, *, interleaved: bool) -> Array:
+    """Pairs of the leading channels turned; the channels beyond them stay.
+
+    Args:
+        x: (batch, seq, heads, head_dim).
+        cosine: (batch or 1, seq, pairs).
+        sine: like ``cosine``.
+        interleaved: whether a pair is two neighbours, rather than two channels that lie ``pairs`` apart.
+    """
+    width = 2 * cosine.shape[-1]
+    turned, rest = x[..., :width], x[..., width:]
+    cosine, sine = cosine[..., None, :], sine[..., None, :]
+    if interleaved:
         a, b = turned[..., 0::2], turned[..., 1::2]
         turned = jnp.stack([cosine * a - sine * b, sine * a + cosine * b], -1).reshape(turned.shape)
     else:
         a, b = jnp.split(turned, 2, -1)
         turned = jnp.concatenate([cosine * a - sine * b, sine * a + cosine * b], -1)
-    y = jnp.concatenate([turned.astype(x.dtype), rest], -1)
-    return y.reshape(shape) if flat else y.transpose(0, 2, 1, 3)
+    return jnp.concatenate([turned.astype(x.dtype), rest], -1)
 
 
 @lowers("FlexAttention", domain="ai.onnx.preview")

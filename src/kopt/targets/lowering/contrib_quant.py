@@ -89,9 +89,10 @@ def concat(ctx: LoweringContext, sy: Array, zy: Array, *rest: Any) -> Array:
 
 @lowers("QLinearWhere", domain=MICROSOFT)
 def where(ctx: LoweringContext, chosen: Array, x: Array, sx: Array, zx: Array, y: Array, sy: Array, zy: Array, *rest: Any) -> Array:
-    """X where the condition holds, else y, each brought to z's scale."""
+    """X where the condition holds, else y, brought to z's scale."""
     del ctx
-    return jnp.where(jnp.asarray(chosen), _integer(_real(x, sx, zx), *rest, x.dtype), _integer(_real(y, sy, zy), *rest, x.dtype))
+    scale, zero = rest
+    return _integer(jnp.where(jnp.asarray(chosen), _real(x, sx, zx), _real(y, sy, zy)), scale, zero, x.dtype)
 
 
 @lowers("QLinearConv", domain=MICROSOFT)

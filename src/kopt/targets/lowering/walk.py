@@ -20,6 +20,7 @@ _FAMILIES = (
     "attention",
     "cast",
     "contrib",
+    "contrib_attention",
     "contrib_norm",
     "contrib_quant",
     "control",
