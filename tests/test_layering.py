@@ -57,6 +57,7 @@ THIRD_PARTY = {
     "rich": ("kopt.cli", "kopt.report"),
     "ruptures": ("kopt.check.change_points",),
     "safetensors": ("kopt.artifact", "kopt.session"),
+    "scipy": ("kopt.check",),
     "typer": ("kopt.cli",),
 }
 # Modules whose import at the end of another only registers rules; they need what stands above it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,15 @@ from kopt.errors import UnsupportedModelError, UsageError
 from kopt.hardware import Target
 from kopt.ir.graph import Graph, Value
 from kopt.ir.types import TensorType
+from kopt.once import Once
 from kopt.passes.base import PassContext, PassRecord
 from kopt.passes.bind_shapes import BindShapes
 from kopt.passes.pipeline import Pipeline, preset
 from kopt.passes.spec import format_pass, parse_passes
 from kopt.targets.base import Executable, Lowered, backend
+
+MAX_PROGRAMS = 16
+"""Programs of one graph that stay in memory."""
 
 _READS_SHAPE_ONLY = frozenset({"Shape", "Size"})
 
@@ -139,3 +144,41 @@ def shape_inputs(graph: Graph) -> tuple[str, ...]:
     return tuple(
         value.name for value in graph.inputs if value in wanted and isinstance(value.type, TensorType) and value.type.rank in (0, 1)
     )
+
+
+class Programs:
+    """A graph as a function of arrays: compiled on first use of each set of shapes; may be called from any number of threads.
+
+    Attributes:
+        graph: as loaded; its inputs may have open dimensions.
+        recipe: how programs are made.
+        target: what for.
+    """
+
+    def __init__(self, graph: Graph, recipe: Recipe, target: Target, limit: int = MAX_PROGRAMS) -> None:
+        self.graph = graph
+        self.recipe = recipe
+        self.target = target
+        self._names = tuple(value.name for value in graph.inputs)
+        self._static = frozenset(shape_inputs(graph))
+        self._made: Once[Executable] = Once(limit)
+
+    def __call__(self, inputs: Sequence[Any]) -> list[Any]:
+        """Outputs for one value per input of the graph, in order; arrays of the backend, finished.
+
+        Raises:
+            KoptError: the values do not fit the graph, or its nodes cannot be compiled.
+        """
+        values = {name: np.asarray(item) for name, item in zip(self._names, inputs, strict=True) if name in self._static}
+        fed = {name: item for name, item in zip(self._names, inputs, strict=True) if name not in self._static}
+        shapes = {name: tuple(item.shape) for name, item in fed.items() if hasattr(item, "shape")}
+        key = (tuple(shapes.items()), *((name, array.shape, array.tobytes()) for name, array in values.items()))
+        executable = self._made.get(key, partial(self._compile, shapes, values))
+        return list(executable(list(fed.values())))
+
+    def held(self) -> list[Executable]:
+        """The programs in memory."""
+        return self._made.values()
+
+    def _compile(self, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> Executable:
+        return specialize(self.graph, self.recipe, self.target, shapes=shapes, values=values).compile(self.recipe.backend)

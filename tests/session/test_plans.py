@@ -7,7 +7,8 @@ import pytest
 
 from kopt.artifact import Rows, StoredProgram
 from kopt.ir.types import DType, TensorType
-from kopt.session.plans import Once, Padded, axes, larger_batch
+from kopt.once import Once
+from kopt.session.plans import Padded, axes, larger_batch
 from kopt.targets.base import Signature
 
 

@@ -32,7 +32,7 @@ def node_cases() -> dict[str, Any]:
 
 def ops_of(case: Any) -> frozenset[str]:
     """The operators of a case's model."""
-    return frozenset(node.op_type for node in case.model.graph.node)
+    return frozenset(node.op_type for node in (case.proto() if hasattr(case, "proto") else case.model).graph.node)
 
 
 def cases_of(*ops: str, without: Sequence[str] = ()) -> list[str]:

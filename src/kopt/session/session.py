@@ -14,10 +14,11 @@ import numpy as np
 from kopt.artifact.manifest import StoredProgram
 from kopt.artifact.read import Artifact
 from kopt.errors import AccuracyError, CorruptArtifactError, ShapeNotCompiledError, UsageError
+from kopt.once import Once
 from kopt.session.arguments import check_inputs
 from kopt.session.cache import ProgramCache
 from kopt.session.ladder import TIERS, Ladder, Loaded
-from kopt.session.plans import Once, Padded, Plan, axes, dispatch_of, larger_batch, same_values
+from kopt.session.plans import Padded, Plan, axes, dispatch_of, larger_batch, same_values
 from kopt.targets.base import Signature
 from kopt.targets.xla_threads import limit_threads
 
