@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kopt.check.judge import judge_absolute, judge_regression, thinned
 from kopt.check.measure_pairs import PairProtocol
+from kopt.check.steady import State
 from kopt.check.verdict import Verdict
 from support.runs import process_run
 
@@ -51,6 +53,27 @@ def test_disturbed_pairs_do_not_count() -> None:
     found = regression([*calm[:2], *throttled])
     assert (found.verdict, math.isnan(found.value)) == (Verdict.INCONCLUSIVE, True)
     assert "interfered with 4 pairs" in found.note
+
+
+@pytest.mark.parametrize("side", ["candidate", "baseline"])
+def test_a_side_that_never_settles_is_no_steady_state(side) -> None:
+    slow = [replace(run, **{f"{side}_warm_up": State.UNSTEADY}) for run in runs(0.3)]
+    found = regression(slow, runs(0.3, seed=1))
+    assert (found.verdict, f"no steady state: the {side}" in found.note, "5 of 5" in found.note) == (Verdict.INCONCLUSIVE, True, True)
+    assert regression([*slow[:3], *runs(0.3, 2, seed=2)], runs(0.3, seed=1)).verdict is Verdict.FAIL
+    for key in ("p50", "throughput"):
+        found = judge_absolute(key, 1e-9, 1, slow, seed=0)
+        assert ("no steady state" in found.note) is (side == "candidate")
+
+
+def test_a_candidate_that_slows_down_meanwhile_has_no_steady_state() -> None:
+    rng = np.random.default_rng(0)
+    steady, slow = (process_run(rng, factor, pairs=2) for factor in (0.0, 0.3))
+    drifting = [replace(steady, pairs=steady.pairs + slow.pairs)] * 5
+    assert "got slower while it was measured (+3" in regression(drifting).note
+    assert "got slower" in judge_absolute("p50", 1.0, 1, drifting, seed=0).note
+    assert "got faster" in regression([replace(run, pairs=run.pairs[::-1]) for run in drifting]).note
+    assert "steady" not in regression([*drifting[:3], steady, steady]).note
 
 
 @pytest.mark.parametrize(("limit", "verdict"), [(1.2e-3, Verdict.PASS), (0.8e-3, Verdict.FAIL), (1.0e-3, Verdict.INCONCLUSIVE)])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from kopt.check import measure_pairs as m
+from kopt.check.steady import State
 
 SHORT = m.PairProtocol(block_s=0.01, warmup_s=0.0)
 
@@ -42,6 +44,27 @@ def log(monkeypatch):
 def measure(baseline, number, seed=0, counters=lambda: m.MachineCounters(0, 0, 0)):
     path = None if baseline is None else Path(baseline)
     return m.measure_process(path, Path("new"), {}, number=number, threads=1, protocol=SHORT, max_block_s=1.0, seed=seed, counters=counters)
+
+
+@pytest.mark.parametrize(("slow_s", "blocks", "state"), [(0.0, 1, State.FLAT), (2.0, 8, State.WARM_UP), (99.0, 19, State.UNSTEADY)])
+def test_a_side_warms_up_until_it_holds_its_level(slow_s, blocks, state) -> None:
+    """Calls take longer and longer until ``slow_s`` have passed, and 10 ms from then on."""
+    asked, rng = [], np.random.default_rng(0)
+
+    class Child:
+        clock = 0
+
+        def block(self, block_s, min_calls):
+            asked.append(block_s)
+            samples = []
+            while sum(samples) < block_s * 1e9:
+                factor = 1.5 + self.clock * 1e-9 if self.clock < slow_s * 1e9 else 1.0
+                samples.append(int(1e7 * factor * rng.lognormal(0, 0.01)))
+                self.clock += samples[-1]
+            return samples
+
+    assert m.warm_up(Child(), m.PairProtocol()) is state
+    assert abs(len(asked) - blocks) <= 2
 
 
 @pytest.mark.parametrize(("number", "first"), [(0, "old"), (1, "new"), (2, "old")])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kopt.check.measure_pairs import PairProtocol, ProcessRun
+from kopt.check.measure_pairs import Pair, PairProtocol, ProcessRun
+from kopt.check.steady import State, common_drift
 from kopt.check.verdict import CONFIDENCE, MAX_P99_SAMPLES, Comparison, Verdict, bootstrap_medians, compare, judge_limit, pair_effect
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -17,6 +18,8 @@ LATER_CONFIDENCE = 0.995
 
 MAX_DISCARDED = 0.3
 MIN_BLOCKS = 10
+UNSTEADY_SHARE = 0.8
+"""Of the processes: where as many found no steady level, the artifact has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ def judge_regression(
     if found is None:
         note = f"the machine interfered with {spoiled} pairs (throttling or steal); measure on a quieter one"
         return Finding(Verdict.INCONCLUSIVE, num_pairs=_num_pairs(first), note=note)
+    if unsteady := no_steady_state(first, beside_baseline=True):
+        return Finding(Verdict.INCONCLUSIVE, found.effect, found.lower, found.upper, found.num_pairs, note=unsteady)
     finding = Finding(found.verdict, found.effect, found.lower, found.upper, found.num_pairs, note=_note(found, max_regression))
     if found.verdict is not Verdict.FAIL:
         return finding
@@ -77,6 +82,28 @@ def judge_regression(
         return _replaced(finding, Verdict.FAIL, note)
     why = "there was no time to confirm it; raise --time-limit" if not confirmation else "fresh processes did not confirm it; run it again"
     return _replaced(finding, Verdict.INCONCLUSIVE, f"a slowdown was seen, but {why}")
+
+
+def no_steady_state(runs: Sequence[ProcessRun], *, beside_baseline: bool) -> str:
+    """Why a level is nothing to judge: a side did not hold one in most processes. Empty when it did.
+
+    Single processes do not count: a burst on the machine looks the same.
+    """
+    states = {"candidate": [run.candidate_warm_up for run in runs]}
+    if beside_baseline:
+        states["baseline"] = [run.baseline_warm_up for run in runs]
+    for side, found in states.items():
+        if (count := found.count(State.UNSTEADY)) >= max(1, UNSTEADY_SHARE * len(runs)):
+            return f"no steady state: the {side} still changed its level after its warm-up in {count} of {len(runs)} processes"
+    levels = [[_level(pair, beside_baseline=beside_baseline) for pair in run.pairs] for run in runs]
+    if move := common_drift(levels):
+        return f"no steady state: the candidate got {'slower' if move > 0 else 'faster'} while it was measured ({math.expm1(move):+.1%})"
+    return ""
+
+
+def _level(pair: Pair, *, beside_baseline: bool) -> float:
+    """Logarithm of the candidate's median, relative to the baseline's where that ran beside it: the machine's own drift hits both."""
+    return pair_effect(pair.baseline_ns if beside_baseline else [1], pair.candidate_ns, 0.5)
 
 
 def _replaced(finding: Finding, verdict: Verdict, note: str) -> Finding:
@@ -158,13 +185,20 @@ def _quantile(key: str, limit: float, runs: Sequence[ProcessRun], seed: int) -> 
     """A central quantile, at most ``limit``. Calls are not counted: those of one process are alike."""
     found = _by_block(runs, lambda block: float(np.quantile(block, QUANTILES[key])) / 1e9, seed)
     verdict = Verdict.PASS if found.upper <= limit else Verdict.FAIL if found.lower > limit else Verdict.INCONCLUSIVE
-    return _replaced(found, verdict, found.note if verdict is Verdict.INCONCLUSIVE else "")
+    return _of_a_level(found, verdict, runs)
 
 
 def _throughput(limit: float, batch: int, runs: Sequence[ProcessRun], seed: int) -> Finding:
     """Rows per second, at least ``limit``."""
     found = _by_block(runs, lambda block: max(1, batch) * len(block) / sum(block) * 1e9, seed)
     verdict = Verdict.PASS if found.lower >= limit else Verdict.FAIL if found.upper < limit else Verdict.INCONCLUSIVE
+    return _of_a_level(found, verdict, runs)
+
+
+def _of_a_level(found: Finding, verdict: Verdict, runs: Sequence[ProcessRun]) -> Finding:
+    """The verdict, which a candidate that holds no level cannot have."""
+    if unsteady := no_steady_state(runs, beside_baseline=False):
+        return _replaced(found, Verdict.INCONCLUSIVE, unsteady)
     return _replaced(found, verdict, found.note if verdict is Verdict.INCONCLUSIVE else "")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kopt.check.steady import State, state_of
 from kopt.runners import Runner
 
 MAX_STEAL = 0.02
@@ -28,7 +29,8 @@ class PairProtocol:
         processes: fresh pairs of processes in a first look.
         quads: quads in each of them; a quad gives two pairs.
         block_s, min_calls, max_block_s: a block takes both of the first two, but never longer than the last.
-        warmup_s: how long each side runs before its first block.
+        warmup_s: how long each side runs at least before its first block.
+        max_warmup_s: how long it may run until it holds its level.
         time_limit_s: for one model, everything included.
     """
 
@@ -38,6 +40,7 @@ class PairProtocol:
     min_calls: int = 20
     max_block_s: float = 2.0
     warmup_s: float = 0.5
+    max_warmup_s: float = 10.0
     time_limit_s: float = 120.0
 
 
@@ -72,12 +75,15 @@ class ProcessRun:
         load_s: seconds the candidate took to load.
         peak_bytes: its peak resident memory.
         baseline_first: the order of loading.
+        candidate_warm_up, baseline_warm_up: what each side did before its first block.
     """
 
     pairs: tuple[Pair, ...]
     load_s: float
     peak_bytes: int
     baseline_first: bool = False
+    candidate_warm_up: State = State.FLAT
+    baseline_warm_up: State = State.FLAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +156,7 @@ def measure_process(
     with ExitStack() as stack:
         loading = sorted(paths, reverse=not baseline_first)
         started = {side: stack.enter_context(Runner("kopt", paths[side], feeds, threads=threads)) for side in loading}
-        for runner in started.values():
-            runner.block(protocol.warmup_s, 3)
+        warm = {side: warm_up(runner, protocol) for side, runner in started.items()}
         pairs: list[Pair] = []
         for _ in range(protocol.quads):
             order = quad_order(coins.random() < 0.5)
@@ -163,4 +168,14 @@ def measure_process(
                 throttled, steal = counters().since(before)
                 alone = () if baseline is None else blocks[0]
                 pairs.append(Pair(alone, blocks[0] + blocks[1] if baseline is None else blocks[1], throttled, steal))
-        return ProcessRun(tuple(pairs), started[1].started.load_s, started[1].peak_bytes(), baseline_first)
+        return ProcessRun(
+            tuple(pairs), started[1].started.load_s, started[1].peak_bytes(), baseline_first, warm[1], warm.get(0, State.FLAT)
+        )
+
+
+def warm_up(runner: Runner, protocol: PairProtocol) -> State:
+    """Run a side until it holds its level, or time is up; what it did meanwhile."""
+    samples = runner.block(protocol.warmup_s, 3)
+    while (state := state_of(samples)) is State.UNSTEADY and sum(samples) < protocol.max_warmup_s * 1e9:
+        samples += runner.block(protocol.warmup_s, 3)
+    return state

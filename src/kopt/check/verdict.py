@@ -112,6 +112,23 @@ def bootstrap_medians(effects: Effects, seed: int, draws: int = BOOTSTRAP_DRAWS)
     return medians
 
 
+def tail_of_t(distance: float, error: float, degrees: int) -> float:
+    """How probable it is to see an estimate this far above a bar, or farther, if the truth lay at the bar (Student's t).
+
+    Args:
+        distance: of the estimate above the bar.
+        error: its standard error; with none at all, any distance settles it.
+        degrees: of freedom, processes less one.
+    """
+    if degrees < 1:
+        return 1.0
+    if error <= 0:
+        return 0.0 if distance > 0 else 1.0
+    from scipy.special import stdtr
+
+    return float(stdtr(degrees, -distance / error))
+
+
 def compare(
     effects: Effects, *, quantile: float = 0.5, max_regression: float = 0.05, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Comparison:
