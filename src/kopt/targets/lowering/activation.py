@@ -79,7 +79,7 @@ def softmax(x: Array, axis: int) -> Array:
 @lowers("Softmax")
 def lower_softmax(ctx: LoweringContext, x: Array) -> Array:
     """Softmax over one axis."""
-    return softmax(jnp.asarray(x), ctx.attr("axis"))
+    return softmax(jnp.asarray(x), ctx.axis(ctx.attr("axis"), x.ndim))
 
 
 @lowers("LogSoftmax")
@@ -92,7 +92,7 @@ def log_softmax(ctx: LoweringContext, x: Array) -> Array:
 @lowers("Hardmax")
 def hardmax(ctx: LoweringContext, x: Array) -> Array:
     """1 at the first maximum along the axis, 0 elsewhere."""
-    axis: Any = ctx.attr("axis") % x.ndim
+    axis: Any = ctx.axis(ctx.attr("axis"), x.ndim)
     first = jnp.expand_dims(jnp.argmax(x, axis), axis)
     return (lax.broadcasted_iota(first.dtype, x.shape, axis) == first).astype(x.dtype)
 

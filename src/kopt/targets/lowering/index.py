@@ -20,7 +20,7 @@ def _wrapped(indices: Array, size: int) -> Array:
 @lowers("Gather")
 def gather(ctx: LoweringContext, x: Array, indices: Array) -> Array:
     """Slices of x along ``axis``."""
-    axis = ctx.attr("axis") % x.ndim
+    axis = ctx.axis(ctx.attr("axis"), x.ndim)
     if isinstance(x, np.ndarray) and isinstance(indices, np.ndarray):  # shape arithmetic stays known
         return np.asarray(np.take(x, indices, axis, mode="wrap"))
     if isinstance(indices, np.ndarray) and indices.ndim == 0 and x.shape[axis]:
@@ -31,7 +31,7 @@ def gather(ctx: LoweringContext, x: Array, indices: Array) -> Array:
 @lowers("GatherElements")
 def gather_elements(ctx: LoweringContext, x: Array, indices: Array) -> Array:
     """x[..., indices[i, j], ...] along ``axis``, other positions those of ``indices``."""
-    axis = ctx.attr("axis") % x.ndim
+    axis = ctx.axis(ctx.attr("axis"), x.ndim)
     if 0 in indices.shape:
         return jnp.zeros(indices.shape, x.dtype)
     index = [lax.broadcasted_iota(np.int64, indices.shape, k) for k in range(x.ndim)]
@@ -61,7 +61,7 @@ def _scatter(x: Array, index: tuple[Any, ...], updates: Array, reduction: str) -
 @lowers("ScatterElements")
 def scatter_elements(ctx: LoweringContext, x: Array, indices: Array, updates: Array) -> Array:
     """X with updates[i, j] written at indices[i, j] along ``axis``."""
-    axis = ctx.attr("axis") % x.ndim
+    axis = ctx.axis(ctx.attr("axis"), x.ndim)
     index = [lax.broadcasted_iota(np.int64, indices.shape, k) for k in range(x.ndim)]
     index[axis] = _beyond(indices, x.shape[axis])
     return _scatter(x, tuple(index), updates, str(ctx.attr("reduction")))
@@ -83,7 +83,7 @@ def scatter_nd(ctx: LoweringContext, x: Array, indices: Array, updates: Array) -
 @lowers("TensorScatter")
 def tensor_scatter(ctx: LoweringContext, cache: Array, update: Array, start: Array | None = None) -> Array:
     """A cache updated from ``start[b]`` along ``axis``; circular writes wrap."""
-    axis = ctx.attr("axis") % cache.ndim
+    axis = ctx.axis(ctx.attr("axis"), cache.ndim)
     size = cache.shape[axis]
     first = jnp.zeros(cache.shape[0], np.int64) if start is None else jnp.asarray(start)
     index = [lax.broadcasted_iota(np.int64, update.shape, k) for k in range(cache.ndim)]
@@ -97,7 +97,7 @@ def tensor_scatter(ctx: LoweringContext, cache: Array, update: Array, start: Arr
 @lowers("TopK", static=(1,))
 def top_k(ctx: LoweringContext, x: Array, k: np.ndarray) -> tuple[Array, Array]:
     """The k largest (or smallest) along ``axis`` and where they were; the lower index wins ties."""
-    axis, count = ctx.attr("axis") % x.ndim, int(np.asarray(k).item())
+    axis, count = ctx.axis(ctx.attr("axis"), x.ndim), int(np.asarray(k).item())
     x = jnp.asarray(x)
     descending = bool(ctx.attr("largest"))
     order = jnp.argsort(x, axis, stable=True, descending=descending)
@@ -110,7 +110,7 @@ def one_hot(ctx: LoweringContext, indices: Array, depth: np.ndarray, values: Arr
     """values[1] at the index along a new ``axis``, values[0] elsewhere."""
     count = int(np.asarray(depth).item())
     rank = indices.ndim + 1
-    axis = ctx.attr("axis") % rank
+    axis = ctx.axis(ctx.attr("axis"), rank)
     expanded = jnp.expand_dims(_wrapped(jnp.asarray(indices).astype(np.int64), count), axis)
     shape = (*indices.shape[:axis], count, *indices.shape[axis:])
     hit = lax.broadcasted_iota(np.int64, shape, axis) == expanded

@@ -1,4 +1,4 @@
-"""Normalizations. Statistics are computed in f32 (``stash_type``) for narrower floats."""
+"""Normalizations. Statistics are computed in f32 for narrower floats, in f64 for f64, whatever narrower ``stash_type`` allows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from kopt.ir.types import DType
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 
 
@@ -27,18 +28,19 @@ def _normalized(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array,
 @lowers("LayerNormalization")
 def layer_normalization(ctx: LoweringContext, x: Array, scale: Array, bias: Array | None = None) -> Any:
     """Over all axes from ``axis`` on. Source: ONNX LayerNormalization-17."""
-    first = ctx.attr("axis") % x.ndim
+    first = ctx.axis(ctx.attr("axis"), x.ndim)
     y, mean, inverse = _normalized(_wide(x), tuple(range(first, x.ndim)), ctx.attr("epsilon"))
     y = y.astype(x.dtype) * scale
     y = y if bias is None else y + bias
-    results = (y.astype(x.dtype), mean, inverse)
+    stash = DType.from_onnx(ctx.attr("stash_type")).numpy
+    results = (y.astype(x.dtype), mean.astype(stash), inverse.astype(stash))
     return results[: max(1, ctx.num_outputs)]
 
 
 @lowers("RMSNormalization")
 def rms_normalization(ctx: LoweringContext, x: Array, scale: Array) -> Array:
     """X / sqrt(mean(x^2) + epsilon) * scale, over all axes from ``axis`` on."""
-    axes = tuple(range(ctx.attr("axis") % x.ndim, x.ndim))
+    axes = tuple(range(ctx.axis(ctx.attr("axis"), x.ndim), x.ndim))
     wide = _wide(x)
     y = wide * lax.rsqrt(jnp.mean(wide * wide, axes, keepdims=True) + jnp.asarray(ctx.attr("epsilon"), wide.dtype))
     return (y.astype(x.dtype) * scale).astype(scale.dtype)
@@ -86,7 +88,7 @@ def group_normalization(ctx: LoweringContext, x: Array, scale: Array, bias: Arra
 @lowers("LpNormalization")
 def lp_normalization(ctx: LoweringContext, x: Array) -> Array:
     """X / norm along ``axis``; 0 where the norm is 0."""
-    axis, p = ctx.attr("axis"), ctx.attr("p")
+    axis, p = ctx.axis(ctx.attr("axis"), x.ndim), ctx.attr("p")
     norm = jnp.sum(jnp.abs(x), axis, keepdims=True) if p == 1 else jnp.sqrt(jnp.sum(jnp.asarray(x) * x, axis, keepdims=True))
     return jnp.where(norm == 0, jnp.zeros_like(x), x / jnp.where(norm == 0, jnp.ones_like(norm), norm)).astype(x.dtype)
 
@@ -94,7 +96,7 @@ def lp_normalization(ctx: LoweringContext, x: Array) -> Array:
 @lowers("MeanVarianceNormalization")
 def mean_variance_normalization(ctx: LoweringContext, x: Array) -> Array:
     """(x - mean) / deviation over ``axes``."""
-    axes = tuple(axis % x.ndim for axis in ctx.attr("axes", (0, 2, 3)))
+    axes = tuple(ctx.axis(axis, x.ndim) for axis in ctx.attr("axes", (0, 2, 3)))
     wide = _wide(x)
     centred = wide - jnp.mean(wide, axes, keepdims=True)
     return (centred / (jnp.sqrt(jnp.mean(centred * centred, axes, keepdims=True)) + 1e-9)).astype(x.dtype)

@@ -68,7 +68,7 @@ def reduce_(ctx: LoweringContext, x: Array, axes: np.ndarray | None = None) -> A
         if ctx.attr("noop_with_empty_axes"):
             return _reduced(ctx, x, ())
         return _reduced(ctx, x, tuple(range(x.ndim)))
-    return _reduced(ctx, x, tuple(int(axis) % x.ndim for axis in axes.ravel()))
+    return _reduced(ctx, x, tuple(ctx.axis(int(axis), x.ndim) for axis in axes.ravel()))
 
 
 def _reduced(ctx: LoweringContext, x: Array, axes: tuple[int, ...]) -> Array:
@@ -80,7 +80,7 @@ def _reduced(ctx: LoweringContext, x: Array, axes: tuple[int, ...]) -> Array:
 @lowers("ArgMax", "ArgMin")
 def arg_extreme(ctx: LoweringContext, x: Array) -> Array:
     """Position of the first (or last) extreme value, i64."""
-    axis = ctx.attr("axis") % x.ndim
+    axis = ctx.axis(ctx.attr("axis"), x.ndim)
     find = jnp.argmax if ctx.node.op == "ArgMax" else jnp.argmin
     if ctx.attr("select_last_index"):
         found = x.shape[axis] - 1 - find(jnp.flip(x, axis), axis)
@@ -92,7 +92,7 @@ def arg_extreme(ctx: LoweringContext, x: Array) -> Array:
 @lowers("CumSum", "CumProd", static=(1,))
 def cumulative(ctx: LoweringContext, x: Array, axis: np.ndarray) -> Array:
     """Running sum or product; exclusive shifts by one, reverse runs from the end."""
-    along = int(np.asarray(axis).item()) % x.ndim
+    along = ctx.axis(int(np.asarray(axis).item()), x.ndim)
     product = ctx.node.op == "CumProd"
     x = jnp.asarray(x)
     x = jnp.flip(x, along) if ctx.attr("reverse") else x

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from kopt.errors import UnsupportedModelError
+from kopt.errors import InvalidModelError, UnsupportedModelError
 from kopt.ir.graph import Attr, Graph, Node
 
 Array: TypeAlias = Any  # jax.Array or a tracer; jax's own types are not strict enough to help here
@@ -41,6 +41,18 @@ class LoweringContext:
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value; ``default`` only for attributes that the standard gives no default."""
         return self.node.attrs.get(name, default)
+
+    def axis(self, axis: int, rank: int) -> int:
+        """``axis`` counted from the front.
+
+        Raises:
+            InvalidModelError: a tensor of that rank has no such axis.
+        """
+        if not -rank <= axis < rank:
+            what = "a scalar has none" if rank == 0 else f"its tensor has the axes {-rank} to {rank - 1}"
+            problem = f"{self.node.qualified_op} is asked for axis {axis}, but {what}"
+            raise InvalidModelError(problem, where=self.node.loc, next_step="correct the axis in the model")
+        return axis % rank
 
     @property
     def num_outputs(self) -> int:

@@ -25,8 +25,7 @@ def _pairs(x: Array, dtype: Any) -> Array:
 def dft(ctx: LoweringContext, x: Array, length: Any = None, axis: Any = None) -> Array:
     """The transform along one axis.  x: (..., 1 or 2), last axis real and imaginary part. Source: ONNX DFT-20."""
     signal = _complex(x)
-    along = -2 if axis is None else int(np.asarray(axis).item())
-    along = along % x.ndim
+    along = ctx.axis(-2 if axis is None else int(np.asarray(axis).item()), x.ndim)
     inverse, onesided = bool(ctx.attr("inverse")), bool(ctx.attr("onesided"))
     if along == x.ndim - 1:
         raise ctx.unsupported("the axis of real and imaginary parts cannot be transformed")
