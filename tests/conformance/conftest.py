@@ -1,21 +1,10 @@
-"""Whole suites run only when asked for, and end with a table."""
+"""Whole suites end with a table."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 from _pytest.terminal import TerminalReporter
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without ``-m`` leave out what is marked as nightly."""
-    if config.option.markexpr:
-        return
-    held = [item for item in items if item.get_closest_marker("nightly")]
-    if held:
-        config.hook.pytest_deselected(items=held)
-        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
