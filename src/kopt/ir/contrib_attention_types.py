@@ -79,3 +79,27 @@ def multi_head_type(node: Node, types: Sequence[Type | None], constants: Mapping
     shapes = ((q[0], q[1], width), (q[0], count, total, head), (q[0], count, total, v_head), (q[0], count, q[1], total))
     dtypes = (dtype, dtype, dtype, DType.F32)
     return tuple(TensorType(*pair) for pair in zip(dtypes, shapes, strict=True))[: len(node.outputs)]
+
+
+@type_rule(MICROSOFT, "RotaryEmbedding")
+def rotary_type(node: Node, types: Sequence[Type | None], constants: Mapping[int, np.ndarray]) -> Sequence[Type]:  # noqa: ARG001
+    """The first input's type."""
+    return (TensorType(_dtype(types, 0), _shape(types, 0)),)
+
+
+@type_rule(MICROSOFT, "GroupQueryAttention")
+def grouped_type(node: Node, types: Sequence[Type | None], constants: Mapping[int, np.ndarray]) -> Sequence[Type]:
+    """(batch, seq, heads * head_dim), caches as long as the longest sequence or the past ones, and scores."""
+    dtype, heads, groups = _dtype(types, 0), _int(node, "num_heads"), _int(node, "kv_num_heads")
+    q, k, past = _shape(types, 0, 3), _shape(types, 1, 3), _shape(types, 3, 4)
+    cache = _dtype(types, 3) if past is not None else dtype
+    if q is None:
+        return (TensorType(dtype, None), TensorType(cache, None), TensorType(cache, None), TensorType(dtype, None))[: len(node.outputs)]
+    head = _part(q[2], heads) if k is not None else _part(q[2], heads + 2 * groups)
+    width = head * heads if isinstance(head, int) else "?"
+    known = constants.get(6)
+    total: Dim = int(known.reshape(-1)[0]) if known is not None and known.size == 1 else "?"
+    capacity: Dim = total if past is None else max(total, past[2]) if isinstance(total, int) and isinstance(past[2], int) else "?"
+    kept = TensorType(cache, (q[0], groups, capacity, head))
+    scores = TensorType(dtype, (q[0], heads, q[1], total))
+    return (TensorType(dtype, (q[0], q[1], width)), kept, kept, scores)[: len(node.outputs)]

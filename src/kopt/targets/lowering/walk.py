@@ -21,6 +21,7 @@ _FAMILIES = (
     "cast",
     "contrib",
     "contrib_attention",
+    "contrib_grouped",
     "contrib_norm",
     "contrib_quant",
     "control",
