@@ -53,7 +53,15 @@ def test_shares_of_time_add_up_by_operator() -> None:
     graph = graphs.graph("m (float[2] x) => (float[2] y) { [relu] a = Relu(x) [neg] y = Neg(a) }")
     found = latency.time_shares(graph, {"relu": 60.0, "copy": 30.0, "neg": 10.0}, most=2)
     assert [(one["operator"], one["share"]) for one in found["operators"]] == [("Relu", 0.6), ("other", 0.3), ("Neg", 0.1)]
-    assert [one["node"] for one in found["nodes"]] == ["relu", "copy"]
+    assert found["nodes"] == [
+        {"node": "relu", "share": 0.6, "operator": "Relu", "flops": 2, "bytes": 16},
+        {"node": "copy", "share": 0.3},
+    ]
+
+
+def test_work_of_open_shapes_is_unknown() -> None:
+    graph = graphs.graph("m (float[N] x) => (float[N] y) { [relu] y = Relu(x) }")
+    assert latency.time_shares(graph, {"relu": 1.0})["nodes"] == [{"node": "relu", "share": 1.0, "operator": "Relu"}]
 
 
 @pytest.mark.parametrize("times", [{}, {"a": 0.0}])
@@ -71,11 +79,11 @@ def test_quantiles_keep_their_samples() -> None:
 def test_a_peak_that_cannot_be_measured_is_a_toolchain_error(monkeypatch) -> None:
     monkeypatch.setattr("subprocess.run", lambda *a, **k: subprocess.CompletedProcess(a, 3, "", ""))
     with pytest.raises(errors.ToolchainError, match="exited with 3"):
-        latency.measured_peak_gflops(1)
+        latency.measured_peaks(1)
 
     def hang(*command: object, **options: object) -> None:
         raise subprocess.TimeoutExpired("peak", 120)
 
     monkeypatch.setattr("subprocess.run", hang)
     with pytest.raises(errors.ToolchainError, match="two minutes"):
-        latency.measured_peak_gflops(1)
+        latency.measured_peaks(1)

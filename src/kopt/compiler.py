@@ -278,12 +278,12 @@ def _measure(
     request: Request, graph: Graph, runs: Sequence[tuple[Bucket, Mapping[str, np.ndarray]]], report: dict[str, Any], progress: Progress
 ) -> None:
     """Fill the report's latency fields from runs in child processes."""
-    from kopt.latency import measure_bucket, measured_peak_gflops
+    from kopt.latency import measure_bucket, measured_peaks
 
     threads = request.threads or available_cores()
     report["machine"]["threads"] = threads
-    progress("measuring this machine's peak")
-    report["machine"]["peak_gflops"] = measured_peak_gflops(threads)
+    progress("measuring this machine's peaks")
+    report["machine"] |= measured_peaks(threads)
     with tempfile.TemporaryDirectory(prefix="kopt-") as folder:
         for (bucket, feeds), facts in zip(runs, report["buckets"], strict=True):
             title = f"batch {bucket.batch}" if bucket.batch else "the model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from kopt.errors import ToolchainError
-from kopt.ir.graph import Graph
+from kopt.ir.flops import node_flops
+from kopt.ir.graph import Graph, Node
+from kopt.ir.types import TensorType
 from kopt.measure import Measurement, Protocol, block_ratio
 from kopt.references import bound_graph
 from kopt.runners import Runner, alternate, available
@@ -51,7 +54,7 @@ def measure_bucket(
             "first_s": ours.started.first_s,
             "peak_bytes": ours.peak_bytes(),
             "baseline": {"name": "onnxruntime", "missing": missing},
-            **time_shares(graph, ours.node_times_ns()),
+            **time_shares(bound_graph(graph, shapes), ours.node_times_ns()),
         }
         if len(runners) > 1:
             ratio = block_ratio(measured[0], measured[1])
@@ -67,18 +70,37 @@ def measure_bucket(
     return facts
 
 
-def time_shares(graph: Graph, node_times_ns: Mapping[str, float], most: int = 20) -> dict[str, Any]:
-    """Shares of the summed time by operator and by node; time that belongs to no node of the model is "other"."""
-    operators = {node.name.replace("/", ".").strip("."): node.qualified_op for _, node in graph.walk()}
+def time_shares(graph: Graph, node_times_ns: Mapping[str, float], most: int = 100) -> dict[str, Any]:
+    """Shares of the summed time by operator and by node; time that belongs to no node of the model is "other".
+
+    Args:
+        graph: the model at concrete shapes, from which operations and bytes of a node are taken.
+        node_times_ns: by the node's name as the profiler spells it.
+        most: nodes listed.
+    """
+    nodes = {node.name.replace("/", ".").strip("."): node for _, node in graph.walk()}
     total = sum(node_times_ns.values()) or 1.0
     by_operator: defaultdict[str, float] = defaultdict(float)
     for name, time in node_times_ns.items():
-        by_operator[operators.get(name, "other")] += time / total
-    nodes = [{"node": name, "share": time / total} for name, time in list(node_times_ns.items())[:most]]
+        by_operator[nodes[name].qualified_op if name in nodes else "other"] += time / total
+    listed = [
+        {"node": name, "share": time / total, **(_work(nodes[name]) if name in nodes else {})}
+        for name, time in list(node_times_ns.items())[:most]
+    ]
     return {
         "operators": [{"operator": name, "share": share} for name, share in sorted(by_operator.items(), key=lambda item: -item[1])],
-        "nodes": nodes,
+        "nodes": listed,
     }
+
+
+def _work(node: Node) -> dict[str, Any]:
+    """Operator, operations, and bytes of inputs and outputs: the least that has to be moved. Unknown numbers are left out."""
+    types = [value.type for value in dict.fromkeys((*node.inputs, *node.outputs)) if value is not None]
+    work: dict[str, Any] = {"operator": node.qualified_op}
+    if all(isinstance(one, TensorType) and one.is_static for one in types):
+        work["flops"] = node_flops(node)
+        work["bytes"] = sum(-(-one.size * one.dtype.num_bits // 8) for one in types if isinstance(one, TensorType))
+    return work
 
 
 def latency(measurement: Measurement) -> dict[str, Any]:
@@ -87,10 +109,13 @@ def latency(measurement: Measurement) -> dict[str, Any]:
     return {**quantiles, "num_samples": measurement.num_samples, "samples_ns": [list(block) for block in measurement.blocks_ns]}
 
 
-def measured_peak_gflops(threads: int) -> float:
-    """The best f32 matrix-product rate XLA reaches here, GFLOP/s: a rate seen, not a theoretical one.
+def measured_peaks(threads: int) -> dict[str, float]:
+    """The best rates XLA reaches here, seen and not theoretical: ``peak_gflops`` and ``peak_gbytes_per_s``.
 
-    A 1024 x 1024 x 1024 product is timed for half a second in a child process.
+    An f32 product of 1024 x 1024 x 1024, and the maximum of 128 MiB, are timed for half a second each in a child process.
+
+    Raises:
+        ToolchainError: the child failed or hung.
     """
     import subprocess
     import sys
@@ -110,4 +135,5 @@ def measured_peak_gflops(threads: int) -> float:
         raise ToolchainError("the peak measurement did not end within two minutes", next_step="see `kopt doctor`") from None
     if done.returncode != 0:
         raise ToolchainError(f"the peak measurement exited with {done.returncode}", next_step="see `kopt doctor`")
-    return float(done.stdout.strip())
+    found = json.loads(done.stdout)
+    return {"peak_gflops": found["gflops"], "peak_gbytes_per_s": found["gbytes_per_s"]}
