@@ -10,6 +10,7 @@ from kopt.artifact import Artifact, Manifest, StoredProgram, is_artifact, read_m
 from kopt.buckets import random_inputs
 from kopt.check.budget import Budget
 from kopt.check.describe import sentence
+from kopt.check.family import correct, is_doubtful
 from kopt.check.judge import Finding, Result, judge_absolute, judge_regression
 from kopt.check.measure_pairs import PairProtocol, ProcessRun, measure_process
 from kopt.check.sequence import Measure, MeasuringTime
@@ -17,7 +18,8 @@ from kopt.check.verdict import Verdict
 from kopt.errors import FileError, UsageError
 from kopt.hardware import available_cores, cpu_name
 
-MEASURED = ("p50", "p90", "p99", "throughput", "load_time", "peak_memory")
+STATISTICAL = ("p50", "p90", "p99", "throughput")
+MEASURED = (*STATISTICAL, "load_time", "peak_memory")
 DEFAULT_MAX_REGRESSION = 0.05
 """Where a baseline is given and no budget says how much slower an artifact may be."""
 
@@ -100,12 +102,14 @@ class Gate:
         machine = self.machine or cpu_name()
         results: list[Result] = []
         samples: list[Samples] = []
-        for path in artifacts:
-            artifact = Artifact.open(path)
-            found = _Subject(self, machine, artifact, find_baseline(self.baseline, artifact)).judge()
+        opened = [Artifact.open(path) for path in artifacts]
+        subjects = [_Subject(self, machine, artifact, find_baseline(self.baseline, artifact)) for artifact in opened]
+        family = sum(subject.num_judged() for subject in subjects)
+        for subject in subjects:
+            found = subject.judge(family)
             results += found[0]
             samples += found[1]
-        return Outcome(tuple(results), tuple(samples), machine, self.seed)
+        return Outcome(correct(results), tuple(samples), machine, self.seed)
 
 
 def batch_of(program: StoredProgram) -> int:
@@ -160,16 +164,25 @@ class _Subject:
     artifact: Artifact
     baseline: tuple[Path, Manifest] | None
 
-    def judge(self) -> tuple[list[Result], list[Samples]]:
+    def num_judged(self) -> int:
+        """Limits that statistics will judge."""
+        wanted = [(program, one) for program in self.artifact.manifest.programs for one in self._wanted(program)]
+        judged = [one.key in STATISTICAL or (one.key == "max_regression" and not self._unmeasured(program)) for program, one in wanted]
+        return sum(judged)
+
+    def _wanted(self, program: StoredProgram) -> list[Wanted]:
+        given = self.gate.baseline is not None
+        return wanted_limits(self.gate.budgets, self.artifact.manifest.name, batch_of(program), self.machine, has_baseline=given)
+
+    def judge(self, family: int) -> tuple[list[Result], list[Samples]]:
+        """Results and samples of every batch; ``family`` is how many limits the whole job judges by statistics."""
         results: list[Result] = []
         samples: list[Samples] = []
         manifest = self.artifact.manifest
         sized: set[int] = set()
         for program in manifest.programs:
-            batch = batch_of(program)
-            given = self.gate.baseline is not None
-            wanted = wanted_limits(self.gate.budgets, manifest.name, batch, self.machine, has_baseline=given)
-            measured = self._measure(program, batch, wanted)
+            batch, wanted = batch_of(program), self._wanted(program)
+            measured = self._measure(program, batch, wanted, family)
             if measured.runs:
                 samples.append(measured)
             for limit in wanted:
@@ -186,7 +199,7 @@ class _Subject:
             )
         return results, samples
 
-    def _measure(self, program: StoredProgram, batch: int, wanted: Sequence[Wanted]) -> Samples:
+    def _measure(self, program: StoredProgram, batch: int, wanted: Sequence[Wanted], family: int) -> Samples:
         """Everything the limits need, within the time of one model, which its batches share."""
         gate, manifest = self.gate, self.artifact.manifest
         absolute = [one for one in wanted if one.key in MEASURED and not one.foreign]
@@ -197,8 +210,8 @@ class _Subject:
         first, confirmation = spent.regression(min(regression), gate.seed) if regression else ((), ())
 
         def settled(runs: Sequence[ProcessRun]) -> bool:
-            found = [judge_absolute(one.key, one.limit, batch, runs, seed=gate.seed).verdict for one in absolute]
-            return Verdict.INCONCLUSIVE not in found
+            found = [judge_absolute(one.key, one.limit, batch, runs, seed=gate.seed) for one in absolute]
+            return not any(one.verdict is Verdict.INCONCLUSIVE or is_doubtful(one, family) for one in found)
 
         alone = spent.alone((*first, *confirmation), settled) if absolute else ()
         return Samples(manifest.name, batch, first, confirmation, alone)
@@ -283,4 +296,5 @@ def _result(model: str, batch: int, wanted: Wanted, found: Finding) -> Result:
         found.num_samples,
         found.note,
         wanted.line,
+        found.p_value,
     )

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kopt.check.measure_pairs import Pair, PairProtocol, ProcessRun
 from kopt.check.steady import State, common_drift
-from kopt.check.verdict import CONFIDENCE, MAX_P99_SAMPLES, Comparison, Verdict, bootstrap_medians, compare, judge_limit, pair_effect
+from kopt.check.verdict import (
+    CONFIDENCE,
+    MAX_P99_SAMPLES,
+    Comparison,
+    Verdict,
+    bootstrap_medians,
+    compare,
+    judge_limit,
+    pair_effect,
+    tail_of_t,
+)
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 LATER_CONFIDENCE = 0.995
 """Of looks after the first one: looking again must not make a false alarm likelier."""
+
+MIN_PROCESSES = 3
+"""Fresh processes behind every absolute limit."""
 
 MAX_DISCARDED = 0.3
 MIN_BLOCKS = 10
@@ -34,6 +47,7 @@ class Result:
         num_pairs, num_samples: evidence behind it.
         note: why, and what would settle an inconclusive one.
         line: of the budget's table in its file.
+        p_value: how probable such evidence of a failure is if the truth lay at the limit; NaN for what is no statistic.
     """
 
     model: str
@@ -48,6 +62,7 @@ class Result:
     num_samples: int = 0
     note: str = ""
     line: int = 0
+    p_value: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +76,7 @@ class Finding:
     num_pairs: int = 0
     num_samples: int = 0
     note: str = ""
+    p_value: float = math.nan
 
 
 def judge_regression(
@@ -70,18 +86,25 @@ def judge_regression(
     found, spoiled = _compare(first, max_regression, seed, protocol)
     if found is None:
         note = f"the machine interfered with {spoiled} pairs (throttling or steal); measure on a quieter one"
-        return Finding(Verdict.INCONCLUSIVE, num_pairs=_num_pairs(first), note=note)
+        return Finding(Verdict.INCONCLUSIVE, num_pairs=_num_pairs(first), note=note, p_value=1.0)
     if unsteady := no_steady_state(first, beside_baseline=True):
-        return Finding(Verdict.INCONCLUSIVE, found.effect, found.lower, found.upper, found.num_pairs, note=unsteady)
-    finding = Finding(found.verdict, found.effect, found.lower, found.upper, found.num_pairs, note=_note(found, max_regression))
+        return Finding(Verdict.INCONCLUSIVE, found.effect, found.lower, found.upper, found.num_pairs, note=unsteady, p_value=1.0)
+    note = _note(found, max_regression)
+    finding = Finding(found.verdict, found.effect, found.lower, found.upper, found.num_pairs, note=note, p_value=1.0)
     if found.verdict is not Verdict.FAIL:
         return finding
     again, _ = _compare(confirmation, max_regression, seed, protocol) if confirmation else (None, 0)
     if again is not None and again.verdict is Verdict.FAIL:
-        note = f"{finding.note}; confirmed by {again.num_pairs} pairs in fresh processes ({again.effect:+.1%})"
-        return _replaced(finding, Verdict.FAIL, note)
+        looks = 1 + math.ceil(math.log2(max(1, len(first) / protocol.processes)))
+        # Fresh processes are independent: both must show as much, so the probabilities multiply.
+        p_value = max(min(1.0, looks * found.p_value), again.p_value) ** 2
+        if p_value <= 1 - CONFIDENCE:
+            note = f"{note}; confirmed by {again.num_pairs} pairs in fresh processes ({again.effect:+.1%})"
+            return replace(finding, note=note, p_value=p_value)
+        note = f"slower, but {len(first)} and {len(confirmation)} processes are too few to be sure; raise --time-limit"
+        return replace(finding, verdict=Verdict.INCONCLUSIVE, note=note, p_value=p_value)
     why = "there was no time to confirm it; raise --time-limit" if not confirmation else "fresh processes did not confirm it; run it again"
-    return _replaced(finding, Verdict.INCONCLUSIVE, f"a slowdown was seen, but {why}")
+    return replace(finding, verdict=Verdict.INCONCLUSIVE, note=f"a slowdown was seen, but {why}")
 
 
 def no_steady_state(runs: Sequence[ProcessRun], *, beside_baseline: bool) -> str:
@@ -104,10 +127,6 @@ def no_steady_state(runs: Sequence[ProcessRun], *, beside_baseline: bool) -> str
 def _level(pair: Pair, *, beside_baseline: bool) -> float:
     """Logarithm of the candidate's median, relative to the baseline's where that ran beside it: the machine's own drift hits both."""
     return pair_effect(pair.baseline_ns if beside_baseline else [1], pair.candidate_ns, 0.5)
-
-
-def _replaced(finding: Finding, verdict: Verdict, note: str) -> Finding:
-    return Finding(verdict, finding.value, finding.lower, finding.upper, finding.num_pairs, finding.num_samples, note)
 
 
 def _compare(runs: Sequence[ProcessRun], limit: float, seed: int, protocol: PairProtocol) -> tuple[Comparison | None, int]:
@@ -166,40 +185,45 @@ def _tail(key: str, limit: float, runs: Sequence[ProcessRun]) -> Finding:
         note = f"{found.samples_needed} more calls could settle it" if found.samples_needed else "too close to the limit to tell"
     elif math.isnan(found.value):
         note = f"{key} itself is not estimable from {found.num_samples} calls"
-    return Finding(verdict, found.value, found.lower, found.upper, len(blocks), found.num_samples, note)
-
-
-def _by_block(runs: Sequence[ProcessRun], figure: Callable[[tuple[int, ...]], float], seed: int) -> Finding:
-    """The median block's figure, with a bootstrap over processes and blocks; no verdict yet."""
-    figures = [[figure(block) for block in process if block] for process in candidate_blocks(runs)]
-    flat = [one for process in figures for one in process]
-    if not flat:
-        return Finding(Verdict.INCONCLUSIVE, note="nothing was measured")
-    lower, upper = (float(bound) for bound in np.quantile(bootstrap_medians(figures, seed), [1 - CONFIDENCE, CONFIDENCE]))
-    samples = sum(len(block) for process in candidate_blocks(runs) for block in process)
-    note = "the interval holds the limit; raise --time-limit or use a quieter machine"
-    return Finding(Verdict.INCONCLUSIVE, float(np.median(flat)), lower, upper, len(flat), samples, note)
+    return Finding(verdict, found.value, found.lower, found.upper, len(blocks), found.num_samples, note, found.p_value)
 
 
 def _quantile(key: str, limit: float, runs: Sequence[ProcessRun], seed: int) -> Finding:
     """A central quantile, at most ``limit``. Calls are not counted: those of one process are alike."""
-    found = _by_block(runs, lambda block: float(np.quantile(block, QUANTILES[key])) / 1e9, seed)
-    verdict = Verdict.PASS if found.upper <= limit else Verdict.FAIL if found.lower > limit else Verdict.INCONCLUSIVE
-    return _of_a_level(found, verdict, runs)
+    return _by_block(limit, runs, lambda block: float(np.quantile(block, QUANTILES[key])) / 1e9, seed)
 
 
 def _throughput(limit: float, batch: int, runs: Sequence[ProcessRun], seed: int) -> Finding:
     """Rows per second, at least ``limit``."""
-    found = _by_block(runs, lambda block: max(1, batch) * len(block) / sum(block) * 1e9, seed)
-    verdict = Verdict.PASS if found.lower >= limit else Verdict.FAIL if found.upper < limit else Verdict.INCONCLUSIVE
-    return _of_a_level(found, verdict, runs)
+    return _by_block(limit, runs, lambda block: max(1, batch) * len(block) / sum(block) * 1e9, seed, at_least=True)
 
 
-def _of_a_level(found: Finding, verdict: Verdict, runs: Sequence[ProcessRun]) -> Finding:
-    """The verdict, which a candidate that holds no level cannot have."""
+def _by_block(
+    limit: float, runs: Sequence[ProcessRun], figure: Callable[[tuple[int, ...]], float], seed: int, *, at_least: bool = False
+) -> Finding:
+    """The median block's figure against a limit, with a bootstrap over processes and blocks.
+
+    The bootstrap of few processes is too sure of itself, so a failure must stand a t test over processes too, at every look.
+    """
+    figures = [[figure(block) for block in process if block] for process in candidate_blocks(runs)]
+    flat = [one for process in figures for one in process]
+    if not flat:
+        return Finding(Verdict.INCONCLUSIVE, note="nothing was measured", p_value=1.0)
+    medians = bootstrap_medians(figures, seed)
+    lower, upper = (float(bound) for bound in np.quantile(medians, [1 - CONFIDENCE, CONFIDENCE]))
+    value, sign = float(np.median(flat)), -1 if at_least else 1
+    looks = max(1, len(runs) - MIN_PROCESSES + 1)
+    p_value = min(1.0, looks * tail_of_t(sign * (value - limit), float(medians.std()), len(runs) - 1))
+    verdict, note = Verdict.INCONCLUSIVE, "the interval holds the limit; raise --time-limit or use a quieter machine"
     if unsteady := no_steady_state(runs, beside_baseline=False):
-        return _replaced(found, Verdict.INCONCLUSIVE, unsteady)
-    return _replaced(found, verdict, found.note if verdict is Verdict.INCONCLUSIVE else "")
+        note, p_value = unsteady, 1.0
+    elif (lower >= limit) if at_least else (upper <= limit):
+        verdict, note = Verdict.PASS, ""
+    elif (upper < limit) if at_least else (lower > limit):
+        sure = p_value <= 1 - CONFIDENCE
+        verdict, note = (Verdict.FAIL, "") if sure else (verdict, f"over the limit, but {len(runs)} processes differ; raise --time-limit")
+    samples = sum(len(block) for process in candidate_blocks(runs) for block in process)
+    return Finding(verdict, value, lower, upper, len(flat), samples, note, p_value)
 
 
 def thinned(block: Sequence[int], most: int) -> Sequence[int]:

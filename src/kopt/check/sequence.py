@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from kopt.check.judge import judge_regression
+from kopt.check.judge import MIN_PROCESSES, judge_regression
 from kopt.check.measure_pairs import PairProtocol, ProcessRun
 from kopt.check.verdict import Verdict
 
@@ -15,9 +15,6 @@ Measure: TypeAlias = Callable[[int, bool, float], ProcessRun]
 
 MAX_LOOKS = 3
 """20, 40 and 80 pairs by default."""
-
-MIN_PROCESSES = 3
-"""Fresh processes behind every absolute limit."""
 
 MAX_PROCESSES_ALONE = 10
 _SHARE_OF_BLOCKS = 0.35  # of the time, for the blocks of the first look; the confirmation gets as much, starting processes the rest

@@ -55,6 +55,7 @@ class Comparison:
         effect, lower, upper: relative change of the candidate (0.05 is 5 % slower) and its one-sided bounds.
         num_pairs, num_processes: evidence behind it.
         verdict: FAIL means slower beyond doubt; PASS means shown to be within the limit.
+        p_value: how probable such an estimate is if the truth lay at the bar that a failure has to clear.
         pairs_needed: pairs that would settle an inconclusive comparison at this noise, 0 otherwise.
     """
 
@@ -65,6 +66,7 @@ class Comparison:
     num_pairs: int
     num_processes: int
     verdict: Verdict
+    p_value: float
     pairs_needed: int = 0
 
 
@@ -76,6 +78,7 @@ class LimitResult:
         value, lower, upper: the quantile and its order-statistic interval, in the samples' unit; NaN when not estimable.
         num_samples: evidence behind it.
         verdict: the outcome.
+        p_value: how probable so many samples over the limit are if the quantile lay at it.
         samples_needed: further samples that could settle it, 0 when settled.
     """
 
@@ -84,6 +87,7 @@ class LimitResult:
     upper: float
     num_samples: int
     verdict: Verdict
+    p_value: float = 1.0
     samples_needed: int = 0
 
 
@@ -171,8 +175,9 @@ def compare(
         math.expm1(lower),
         math.expm1(upper),
         int(flat.size),
-        sum(bool(len(g)) for g in effects),
+        sum(map(bool, effects)),
         verdict,
+        tail_of_t(estimate - bar, float(medians.std()), sum(map(bool, effects)) - 1),
         needed,
     )
 
@@ -220,7 +225,7 @@ def judge_limit(samples: Sequence[float], quantile: float, limit: float, *, conf
     value = float(np.quantile(values, quantile)) if estimable else math.nan
     lower, upper = quantile_interval(samples, quantile) if estimable else (math.nan, math.nan)
     needed = 0 if verdict is not Verdict.INCONCLUSIVE else max(0, required_samples(quantile, over, confidence) - count)
-    return LimitResult(value, lower, upper, count, verdict, needed)
+    return LimitResult(value, lower, upper, count, verdict, at_least, needed)
 
 
 def required_samples(quantile: float, num_over: int, confidence: float = CONFIDENCE) -> int:
