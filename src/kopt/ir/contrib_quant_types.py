@@ -117,3 +117,25 @@ def dequantize_type(node: Node, types: Sequence[Type | None], constants: Mapping
     first, scale = _type(types, 0), _type(types, 1)
     shape = first.shape if isinstance(first, TensorType) else None
     return (TensorType(scale.dtype if isinstance(scale, TensorType) else DType.F32, shape),)
+
+
+@type_rule(MICROSOFT, "MatMulNBits")
+def blocks_type(node: Node, types: Sequence[Type | None], constants: Mapping[int, np.ndarray]) -> Sequence[Type]:  # noqa: ARG001
+    """The first input's type with N columns."""
+    first = _type(types, 0)
+    width = node.attrs.get("N")
+    if not isinstance(first, TensorType) or not first.shape or not isinstance(width, int):
+        return (TensorType(first.dtype if isinstance(first, TensorType) else DType.F32, None),)
+    return (TensorType(first.dtype, (*first.shape[:-1], width)),)
+
+
+@type_rule(MICROSOFT, "DynamicQuantizeLSTM")
+def lstm_type(node: Node, types: Sequence[Type | None], constants: Mapping[int, np.ndarray]) -> Sequence[Type]:  # noqa: ARG001
+    """All states, the last one, and the last cell."""
+    x, r = _type(types, 0), _type(types, 2)
+    dtype = x.dtype if isinstance(x, TensorType) else DType.F32
+    steps, sizes = (type_.shape if isinstance(type_, TensorType) else None for type_ in (x, r))
+    if steps is None or sizes is None or len(steps) != 3 or len(sizes) != 3:
+        return (TensorType(dtype, None),) * len(node.outputs)
+    last = TensorType(dtype, (sizes[0], steps[1], sizes[1]))
+    return (TensorType(dtype, (steps[0], sizes[0], steps[1], sizes[1])), last, last)[: len(node.outputs)]

@@ -178,13 +178,29 @@ def lstm(
     ctx: LoweringContext, x: Array, w: Array, r: Array, b: Any = None, lengths: Any = None, h: Any = None, c: Any = None, p: Any = None
 ) -> tuple[Array, ...]:
     """Gates i, o, f, c; peepholes i, o, f. Source: ONNX LSTM-22."""
+    return lstm_layer(ctx, x, (w, r, b, p), lengths, (h, c), narrowed=lambda state: state)
+
+
+def lstm_layer(
+    ctx: LoweringContext, x: Array, weights: Sequence[Array | None], lengths: Any, starts: tuple[Any, Any], *, narrowed: _Function
+) -> tuple[Array, ...]:
+    """An LSTM whose state enters products as ``narrowed`` makes it.
+
+    Args:
+        ctx: the node.
+        x: (seq, batch, width).
+        weights: W, R, B and P.
+        lengths: (batch,) or None.
+        starts: initial state and cell, or None.
+        narrowed: rounds the state to what a product of few bits takes.
+    """
     coupled = bool(ctx.attr("input_forget"))
 
     def step(direction: _Direction, product: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         f, g, last = direction.functions
         old, cell = state
         size = old.shape[-1]
-        gates = product + old @ direction.r.T + direction.b[: 4 * size] + direction.b[4 * size :]
+        gates = product + narrowed(old) @ direction.r.T + direction.b[: 4 * size] + direction.b[4 * size :]
         into, out, forget, new = (gates[:, k * size : (k + 1) * size] for k in range(4))
         if direction.p is not None:
             into, forget = into + direction.p[:size] * cell, forget + direction.p[2 * size :] * cell
@@ -194,4 +210,4 @@ def lstm(
             out = out + direction.p[size : 2 * size] * cell
         return f(out) * last(cell), cell
 
-    return _layer(ctx, x, (w, r, b, p), ("Sigmoid", "Tanh", "Tanh"), lengths, (h, c), step)
+    return _layer(ctx, x, weights, ("Sigmoid", "Tanh", "Tanh"), lengths, starts, step)
