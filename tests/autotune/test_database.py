@@ -118,8 +118,8 @@ def test_prune(database) -> None:
     assert [one.config["x"] for one in database.trials()] == [0, 1]
     database.add(record(0, 1.0, surroundings=THERE, foreign=True))
     assert database.prune(foreign=True) == 1
-    assert database.prune(other_than=HERE) == 0
-    assert database.prune(other_than=THERE) == 2
+    assert database.prune(other_hardware_than=HERE.hardware) == 0
+    assert database.prune(other_hardware_than=THERE.hardware) == 2
     assert database.prune() == 0
 
 

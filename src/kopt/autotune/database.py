@@ -176,7 +176,7 @@ class TrialDatabase:
             return self.add_all(_as_foreign(source.records()))
 
     def prune(
-        self, *, keep: int | None = None, older_than_s: float | None = None, foreign: bool = False, other_than: Surroundings | None = None
+        self, *, keep: int | None = None, older_than_s: float | None = None, foreign: bool = False, other_hardware_than: str | None = None
     ) -> int:
         """Remove trials and give the space back; how many were removed.
 
@@ -184,15 +184,15 @@ class TrialDatabase:
             keep: of each workload, surroundings and implementation, only so many of the fastest; failures go too.
             older_than_s: those made longer ago.
             foreign: those from other databases.
-            other_than: those of other surroundings.
+            other_hardware_than: those made on machines with another fingerprint.
         """
         doomed: list[tuple[str, tuple[object, ...]]] = []
         if foreign:
             doomed.append(("is_foreign = 1", ()))
         if older_than_s is not None:
             doomed.append(("created < ?", (time.time() - older_than_s,)))
-        if other_than is not None:
-            doomed.append(("surroundings <> ?", (other_than.key,)))
+        if other_hardware_than is not None:
+            doomed.append(("json_extract(surroundings, '$.hardware') <> ?", (other_hardware_than,)))
         if keep is not None:
             ranked = (
                 "SELECT digest, row_number() OVER (PARTITION BY workload, surroundings, implementation, is_foreign "

@@ -20,6 +20,7 @@ from kopt.cli import (
     bench_command,
     check_command,
     compile_command,
+    db_command,
     diff_command,
     doctor_command,
     export_command,
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "optimize": optimize_command.run,
     "export": export_command.run,
     "finish": finish_command.run,
+    "db": db_command.run,
     "doctor": doctor_command.run,
 }
 """Every command, in the order they are listed."""
