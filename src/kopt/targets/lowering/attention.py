@@ -45,9 +45,10 @@ def attention(
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = jnp.repeat(k, repeat, 1), jnp.repeat(v, repeat, 1)
-    scale = ctx.attr("scale")
-    root = np.sqrt(scale if scale else 1 / np.sqrt(q.shape[-1])).astype(q.dtype)
-    scores = _scores_dot(q * root, jnp.swapaxes(k * root, -1, -2)).astype(q.dtype)
+    given = ctx.attr("scale")
+    scale = 1 / np.sqrt(q.shape[-1]) if given is None else given
+    root = np.sqrt(abs(scale)).astype(q.dtype)
+    scores = _scores_dot(q * (-root if scale < 0 else root), jnp.swapaxes(k * root, -1, -2)).astype(q.dtype)
     raw = scores
     bias = _mask(ctx, q, k, mask, lengths, past)
     mode = ctx.attr("qk_matmul_output_mode", 0)
@@ -56,7 +57,7 @@ def attention(
         scores = jnp.tanh(scores / cap) * cap
     capped = scores
     masked = scores = scores if bias is None else scores + bias.astype(scores.dtype)
-    weights = _softmax(ctx, scores)
+    weights = _softmax(ctx, scores, bias)
     y = _scores_dot(weights, v).astype(q.dtype)
     if flat:
         y = y.transpose(0, 2, 1, 3).reshape(y.shape[0], y.shape[2], -1)
@@ -64,11 +65,14 @@ def attention(
     return (y, *present, shown)[: max(1, ctx.num_outputs)]
 
 
-def _softmax(ctx: LoweringContext, scores: Array) -> Array:
+def _softmax(ctx: LoweringContext, scores: Array, bias: Array | None) -> Array:
     precision = ctx.attr("softmax_precision")
     wide = scores.astype({1: np.float32, 11: np.float64}.get(precision, scores.dtype)) if precision else scores
     weights = softmax(wide, -1)
-    dead = jnp.all(jnp.isneginf(scores), -1, keepdims=True)  # a row that sees nothing attends to nothing
+    # a row that sees nothing attends to nothing, whatever its products are: inf - inf is NaN
+    dead = jnp.all(jnp.isneginf(scores), -1, keepdims=True)
+    if bias is not None:
+        dead |= jnp.all(jnp.isneginf(bias), -1, keepdims=True)
     return jnp.where(dead, jnp.zeros_like(weights), weights).astype(scores.dtype)
 
 
