@@ -93,13 +93,13 @@ def log_softmax(ctx: LoweringContext, x: Array) -> Array:
 def hardmax(ctx: LoweringContext, x: Array) -> Array:
     """1 at the first maximum along the axis, 0 elsewhere."""
     axis: Any = ctx.axis(ctx.attr("axis"), x.ndim)
+    if not x.size:
+        return x
     first = jnp.expand_dims(jnp.argmax(x, axis), axis)
     return (lax.broadcasted_iota(first.dtype, x.shape, axis) == first).astype(x.dtype)
 
 
 @lowers("SwiGLU")
-def swiglu(ctx: LoweringContext, *arrays: Array) -> Array:
-    """swish(gate) * up, from two inputs or two halves of one along the last axis."""
-    gate, up = arrays if len(arrays) == 2 else jnp.split(arrays[0], 2, axis=ctx.attr("axis", -1))
-    alpha = ctx.attr("alpha", 1.0)
-    return (gate * jax.nn.sigmoid(alpha * gate) * up).astype(arrays[0].dtype)
+def swiglu(ctx: LoweringContext, gate: Array, up: Array) -> Array:
+    """swish(gate) * up."""
+    return (gate * jax.nn.sigmoid(ctx.attr("alpha") * gate) * up).astype(gate.dtype)
