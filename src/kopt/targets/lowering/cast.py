@@ -51,7 +51,7 @@ def _to_power_of_two(x: Array, dtype: np.dtype, saturate: bool, rounding: str) -
 def cast(ctx: LoweringContext, x: Array) -> Array:
     """To the type named by ``to``."""
     dtype = ctx.node.output.tensor.dtype.numpy
-    if isinstance(x, np.ndarray) and x.dtype.kind in "biuf" and dtype.kind in "biuf" and x.dtype.itemsize + dtype.itemsize > 2:
+    if isinstance(x, np.ndarray) and x.dtype.isbuiltin == dtype.isbuiltin == 1 and {x.dtype.kind, dtype.kind} <= set("biuf"):
         with np.errstate(all="ignore"):
             return x.astype(dtype)
     return convert(x, dtype, saturate=bool(ctx.attr("saturate", 1)), rounding=str(ctx.attr("round_mode", "up")))
@@ -62,3 +62,12 @@ def cast_like(ctx: LoweringContext, x: Array, like: Array) -> Array:
     """To the type of the second input."""
     rounding = str(ctx.attr("round_mode", "up"))
     return convert(x, np.dtype(like.dtype), saturate=bool(ctx.attr("saturate", 1)), rounding=rounding)
+
+
+@lowers("BitCast")
+def bit_cast(ctx: LoweringContext, x: Array) -> Array:
+    """The same bits as another type of the same width; a bool is a byte of 0 or 1."""
+    dtype, x = ctx.node.output.tensor.dtype.numpy, jnp.asarray(x)
+    if x.dtype == np.bool_:
+        x = x.astype(np.uint8)
+    return x != 0 if dtype == np.bool_ else lax.bitcast_convert_type(x, dtype)

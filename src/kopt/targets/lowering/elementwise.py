@@ -167,10 +167,3 @@ def is_inf(ctx: LoweringContext, x: Array) -> Array:
 def is_nan(ctx: LoweringContext, x: Array) -> Array:
     """Not a number."""
     return jnp.isnan(jnp.asarray(x))
-
-
-@lowers("BitCast")
-def bit_cast(ctx: LoweringContext, x: Array) -> Array:
-    """The same bits as another type of the same width."""
-    output = ctx.node.output.tensor
-    return lax.bitcast_convert_type(x, output.dtype.numpy)
