@@ -50,8 +50,10 @@ THIRD_PARTY = {
     "onnxruntime": ("kopt.runners",),
     "openvino": ("kopt.runners",),
     "tvm": ("kopt.targets.tvm", "kopt.targets.kernels"),
+    "jinja2": ("kopt.report",),
     "jax_tvm_ffi": ("kopt.targets.xla", "kopt.targets.kernels"),
     "platformdirs": ("kopt.session", "kopt.artifact", "kopt.autotune", "kopt.specialize"),
+    "plotly": ("kopt.report",),
     "psutil": ("kopt.hardware", "kopt.measure", "kopt.report", "kopt.compiler", "kopt.trial", "kopt.cli"),
     "pytest": ("kopt.check.pytest_plugin",),
     "rich": ("kopt.cli", "kopt.report"),
@@ -61,8 +63,8 @@ THIRD_PARTY = {
     "typer": ("kopt.cli",),
 }
 # Modules whose import at the end of another only registers rules; they need what stands above it.
-REGISTERS_ITSELF = {("kopt.ir.spec", f"kopt.ir.{name}") for name in ("contrib_types", "mixed_types", "nhwc_types")}
-BACKENDS = {"reference", "onnxruntime", "xla", "tvm", "mlir"}
+REGISTERS_ITSELF = {("kopt.ir.spec", f"kopt.ir.{name}") for name in ("contrib_types", "epilogue_types", "mixed_types", "nhwc_types")}
+BACKENDS = {"reference", "onnxruntime", "xla", "tvm", "mlir", "host"}
 
 
 def area(name: str) -> str:

@@ -28,7 +28,7 @@ def test_a_graph_is_bound_transformed_and_compiled(rng, backend):
         *(pass_.name for pass_ in preset("import" if backend != "xla" else "xla")),
     ]
     x = rng.standard_normal((3, 16)).astype(np.float32)
-    for found, expected in zip(done.compile(backend)([x]), expected_mlp(graph, x), strict=True):
+    for found, expected in zip(done.compile()([x]), expected_mlp(graph, x), strict=True):
         np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-4, atol=1e-5)
 
 

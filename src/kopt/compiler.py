@@ -63,6 +63,7 @@ class _Built:
     records: tuple[PassRecord, ...]
     feeds: dict[str, np.ndarray]
     outputs: list[np.ndarray]
+    host_nodes: tuple[str, ...] = ()
 
 
 def compile(
@@ -138,6 +139,7 @@ def run(request: Request, progress: Progress) -> Artifact:
     recipe = recipe_for(request)
     built = [_build(graph, recipe, request, bucket, progress) for bucket in wanted]
     report = reports.build(graph, request.target, request.precision, [*records, *built[0].records], [item.facts for item in built])
+    report["host_nodes"] = list(dict.fromkeys(name for item in built for name in item.host_nodes))
     progress("writing the artifact")
     artifact = write(_contents(graph, recipe, request, built, report), request.output)
     if not request.measure or request.target.device != "cpu":
@@ -176,7 +178,7 @@ def _build(graph: Graph, recipe: Recipe, request: Request, bucket: Bucket, progr
     start = time.perf_counter()
     done = specialize(graph, recipe, request.target, shapes=bucket.shapes)
     lowered_s = time.perf_counter() - start
-    chosen = backend(recipe.backend)
+    chosen = backend(done.backend)
     facts: dict[str, Any] = {
         "batch": bucket.batch,
         "shapes": {name: list(shape) for name, shape in bucket.shapes.items()},
@@ -188,11 +190,11 @@ def _build(graph: Graph, recipe: Recipe, request: Request, bucket: Bucket, progr
     portable = chosen.portable(done.lowered) if hasattr(chosen, "portable") else b""
     feeds = bucketing.random_inputs(graph, bucket.shapes)
     if not request.target.present:
-        program = Program(recipe.backend, _signature(done.lowered.graph), portable=portable, weights=done.lowered.weights)
-        return _Built(bucket, program, facts, done.records, feeds, [])
+        program = Program(done.backend, _signature(done.lowered.graph), portable=portable, weights=done.lowered.weights)
+        return _Built(bucket, program, facts, done.records, feeds, [], tuple(map(str, done.host_nodes)))
     progress(f"compiling {title}")
     start = time.perf_counter()
-    executable = done.compile(recipe.backend)
+    executable = done.compile()
     facts["compile_s"] = round(time.perf_counter() - start, 4)
     try:
         native, weights = executable.save()
@@ -202,8 +204,8 @@ def _build(graph: Graph, recipe: Recipe, request: Request, bucket: Bucket, progr
     outputs = [np.asarray(array) for array in executable([feeds[name] for name, _ in executable.signature.inputs])]
     progress(f"comparing {title} with a reference")
     facts["accuracy"] = _check(graph, bucket, feeds, outputs, request)
-    program = Program(recipe.backend, executable.signature, native=native, portable=portable, weights=weights)
-    return _Built(bucket, program, facts, done.records, feeds, outputs)
+    program = Program(done.backend, executable.signature, native=native, portable=portable, weights=weights)
+    return _Built(bucket, program, facts, done.records, feeds, outputs, tuple(map(str, done.host_nodes)))
 
 
 def _signature(graph: Graph) -> Any:
@@ -236,10 +238,9 @@ def _check(
 
 
 def _contents(graph: Graph, recipe: Recipe, request: Request, built: Sequence[_Built], report: Mapping[str, Any]) -> Contents:
-    target, chosen = request.target, backend(recipe.backend)
-    requirements = Requirements(
-        target.device, target.arch, target.isa, tuple(sorted(target.required_features)), {recipe.backend: chosen.version()}
-    )
+    target = request.target
+    compilers = {name: backend(name).version() for name in {recipe.backend, *(item.program.backend for item in built)}}
+    requirements = Requirements(target.device, target.arch, target.isa, tuple(sorted(target.required_features)), compilers)
     self_test = {}
     for index, item in enumerate(built):
         if item.outputs:
@@ -255,14 +256,15 @@ def _contents(graph: Graph, recipe: Recipe, request: Request, built: Sequence[_B
         requirements,
         rows,
         recipe.to_json(),
-        {} if _too_large(self_test) else self_test,
+        {} if _unfit(self_test) else self_test,
         report,
         provenance,
     )
 
 
-def _too_large(self_test: Mapping[str, np.ndarray]) -> bool:
-    return sum(array.nbytes for array in self_test.values()) > 64 * 2**20
+def _unfit(self_test: Mapping[str, np.ndarray]) -> bool:
+    """Whether a self-test is too large to be stored, or holds strings, which the file format has no place for."""
+    return sum(array.nbytes for array in self_test.values()) > 64 * 2**20 or any(array.dtype == object for array in self_test.values())
 
 
 def _rows(graph: Graph, bucket: Bucket) -> Rows | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kopt.errors import UnsupportedModelError, UsageError
+from kopt.errors import DynamicShapeError, UnsupportedModelError, UsageError
 from kopt.hardware import Target
 from kopt.ir.graph import Graph, Value
 from kopt.ir.types import TensorType
@@ -19,6 +19,7 @@ from kopt.passes.bind_shapes import BindShapes
 from kopt.passes.pipeline import Pipeline, preset
 from kopt.passes.spec import format_pass, parse_passes
 from kopt.targets.base import Executable, Lowered, backend
+from kopt.targets.partition import HostNode, host_nodes, partition
 
 MAX_PROGRAMS = 16
 """Programs of one graph that stay in memory."""
@@ -74,20 +75,24 @@ class Specialized:
         lowered: in the backend's language; ``lowered.graph`` is the transformed graph.
         records: what each pass did.
         values: the inputs that became constants.
+        backend: whose language it is: the recipe's, or "segments" where parts run on the host.
+        host_nodes: what runs on the host, and why.
     """
 
     lowered: Lowered
     records: tuple[PassRecord, ...]
     values: Mapping[str, np.ndarray]
+    backend: str
+    host_nodes: tuple[HostNode, ...] = ()
 
-    def compile(self, backend_name: str) -> Executable:
+    def compile(self) -> Executable:
         """Native code.
 
         Raises:
             ToolchainError: the compiler failed.
             TargetError: the target is not on this machine.
         """
-        return backend(backend_name).compile(self.lowered)
+        return backend(self.backend).compile(self.lowered)
 
 
 def specialize(
@@ -116,14 +121,45 @@ def specialize(
 
     held = dict(values or {})
     bind = BindShapes(shapes={name: tuple(shape) for name, shape in shapes.items()}, values=held)
-    pipeline = Pipeline((bind, *(parse_passes(recipe.passes) if recipe.passes else ())))
-    transformed, records = pipeline.run(graph, PassContext(evaluate_node=evaluate_node))
+    bound, records = Pipeline((bind,)).run(graph, PassContext(evaluate_node=evaluate_node))
+    if recipe.backend == "xla":
+        forced: tuple[str, ...] = ()
+        if partition(bound).is_whole:
+            try:
+                return _whole(bound, records, recipe, target, held)
+            except (UnsupportedModelError, DynamicShapeError) as error:
+                forced = _bodies_at_fault(bound, error)
+                if not forced:
+                    raise
+        options = {"recipe": recipe.to_json(), "forced": forced}
+        lowered = backend("segments").lower(bound, target, options)
+        return Specialized(lowered, records, held, "segments", lowered.module.partition.host_nodes)
+    return _whole(bound, records, recipe, target, held)
+
+
+def _bodies_at_fault(bound: Graph, error: UnsupportedModelError | DynamicShapeError) -> tuple[str, ...]:
+    """The control-flow nodes inside which the compiler gave up; with their bodies run one by one, sizes are known there."""
+    places = {where for _, where in error.nodes} if isinstance(error, UnsupportedModelError) else {error.where}
+    return tuple(
+        node.name
+        for node in bound.nodes
+        if any(True for _ in node.subgraphs())
+        and (node.loc in places or any(inner.loc in places for body in node.subgraphs() for _, inner in body.walk()))
+    )
+
+
+def _whole(bound: Graph, bound_by: tuple[PassRecord, ...], recipe: Recipe, target: Target, held: Mapping[str, np.ndarray]) -> Specialized:
+    """One program for the whole graph."""
+    from kopt.targets.reference import evaluate_node
+
+    pipeline = Pipeline(tuple(parse_passes(recipe.passes)) if recipe.passes else ())
+    transformed, records = pipeline.run(bound, PassContext(evaluate_node=evaluate_node))
     chosen = backend(recipe.backend)
     support = chosen.supports(transformed, target)
     if not support:
         nodes = [(op, where) for op, where, _ in support.unsupported]
         raise UnsupportedModelError(nodes, backend=recipe.backend, reasons=[reason for _, _, reason in support.unsupported])
-    return Specialized(chosen.lower(transformed, target, recipe.options), records, held)
+    return Specialized(chosen.lower(transformed, target, recipe.options), (*bound_by, *records), held, recipe.backend)
 
 
 def shape_inputs(graph: Graph) -> tuple[str, ...]:
@@ -135,15 +171,24 @@ def shape_inputs(graph: Graph) -> tuple[str, ...]:
     from kopt.targets.lowering.walk import load_lowerings
 
     load_lowerings()
+    on_host = host_nodes(graph)
     wanted: set[Value] = set()
+    direct: set[Value] = set()
     for node in reversed(graph.nodes):
+        if node in on_host:  # it needs no value while compiling, and what it makes is known at run time only
+            continue
         static = static_inputs(node)
-        wanted.update(value for k, value in enumerate(node.inputs) if k in static and value is not None)
-        if node.op not in _READS_SHAPE_ONLY and any(output in wanted for output in node.outputs if output is not None):
+        direct.update(value for k, value in enumerate(node.inputs) if k in static and value is not None)
+        if node.op not in _READS_SHAPE_ONLY and any(output in wanted or output in direct for output in node.outputs if output is not None):
             wanted.update(value for value in node.inputs if value is not None)
     return tuple(
-        value.name for value in graph.inputs if value in wanted and isinstance(value.type, TensorType) and value.type.rank in (0, 1)
+        value.name for value in graph.inputs if isinstance(value.type, TensorType) and (value in direct or _decides(value, wanted))
     )
+
+
+def _decides(value: Value, wanted: set[Value]) -> bool:
+    """Whether the value of an input is taken for part of a shape: larger tensors are data even where a chain leads on."""
+    return value in wanted and value.tensor.rank in (0, 1)
 
 
 class Programs:
@@ -172,13 +217,26 @@ class Programs:
         values = {name: np.asarray(item) for name, item in zip(self._names, inputs, strict=True) if name in self._static}
         fed = {name: item for name, item in zip(self._names, inputs, strict=True) if name not in self._static}
         shapes = {name: tuple(item.shape) for name, item in fed.items() if hasattr(item, "shape")}
-        key = (tuple(shapes.items()), *((name, array.shape, array.tobytes()) for name, array in values.items()))
-        executable = self._made.get(key, partial(self._compile, shapes, values))
-        return list(executable(list(fed.values())))
+        return list(self._program(shapes, values)(list(fed.values())))
+
+    def known(self) -> Executable | None:
+        """The program where the shapes of all inputs are numbers and none of their values is needed, compiled now at the latest."""
+        if self._static or not all(isinstance(value.type, TensorType) and value.type.is_static for value in self.graph.inputs):
+            return None
+        return self._program({value.name: value.shape for value in self.graph.inputs}, {})
+
+    def take(self, executable: Executable) -> None:
+        """Use a program that was loaded instead of compiling that of ``known``."""
+        shapes = {value.name: value.shape for value in self.graph.inputs}
+        self._made.get((tuple(shapes.items()),), lambda: executable)
 
     def held(self) -> list[Executable]:
         """The programs in memory."""
         return self._made.values()
 
+    def _program(self, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> Executable:
+        key = (tuple(shapes.items()), *((name, array.shape, array.tobytes()) for name, array in values.items()))
+        return self._made.get(key, partial(self._compile, shapes, values))
+
     def _compile(self, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> Executable:
-        return specialize(self.graph, self.recipe, self.target, shapes=shapes, values=values).compile(self.recipe.backend)
+        return specialize(self.graph, self.recipe, self.target, shapes=shapes, values=values).compile()

@@ -19,7 +19,7 @@ def path(tmp_path):
     x, s = b.input("x", "f32", ["N"]), b.input("s", "i64", [2])
     graph = b.graph("reshape", [x, s], [b.emit("Mul", b.emit("Reshape", x, s), b.constant(np.float32(2)), hint="y")])
     recipe, values = Recipe("fake"), {"s": np.array([2, 3])}
-    executable = specialize(graph, recipe, Target.parse("cpu"), shapes={"x": (6,)}, values=values).compile("fake")
+    executable = specialize(graph, recipe, Target.parse("cpu"), shapes={"x": (6,)}, values=values).compile()
     code, weights = executable.save()
     program = Program("fake", executable.signature, values, code, b"", weights)
     return write(Contents(graph, [program], requirements(), config=recipe.to_json()), tmp_path / "m.kopt").path

@@ -110,7 +110,7 @@ def test_wide_integers_keep_their_bits(tmp_path):
     graph = b.graph("wide", [x], [b.emit("Add", x, b.constant(np.array([1 << 40])), hint="y")])
     recipe, backend = Recipe.of_preset("xla"), XlaBackend()
     done = specialize(graph, recipe, Target.parse("cpu"), shapes={"x": (3,)})
-    executable = done.compile("xla")
+    executable = done.compile()
     code, weights = executable.save()
     program = Program("xla", executable.signature, {}, code, backend.portable(done.lowered), weights)
     path = write(Contents(graph, [program], requirements(backend), config=recipe.to_json()), tmp_path / "m.kopt").path

@@ -273,12 +273,18 @@ def _parse_file(entry: Mapping[str, Any]) -> StoredFile:
 def _parse_program(entry: Mapping[str, Any]) -> StoredProgram:
     return StoredProgram(
         _text(entry["backend"]),
-        parse_signature(entry["signature"], static=True),
+        _parse_program_signature(entry["signature"]),
         {_text(name): _parse_value(value) for name, value in entry["values"].items()},
         _text(entry["native"]),
         _text(entry["portable"]),
         tuple((_text(name), _text(tensor)) for name, tensor in entry["weights"]),
     )
+
+
+def _parse_program_signature(entry: Mapping[str, Any]) -> Signature:
+    """Inputs have numbers for all dimensions; sizes of outputs may depend on values."""
+    inputs = parse_signature({"inputs": entry["inputs"], "outputs": []}, static=True).inputs
+    return Signature(inputs, parse_signature({"inputs": [], "outputs": entry["outputs"]}, static=False).outputs)
 
 
 def _parse_value(entry: Mapping[str, Any]) -> np.ndarray:

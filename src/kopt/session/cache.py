@@ -41,6 +41,7 @@ class CachedProgram:
         code: native code of the backend.
         signature: the inputs it takes and outputs it gives.
         order: (name in the program, tensor of the artifact it is, or "" where it lies in ``own``), in argument order.
+        backend: whose code it is.
         own: weights that the artifact does not hold, by name in the program.
     """
 
@@ -48,6 +49,7 @@ class CachedProgram:
     signature: Signature
     order: tuple[tuple[str, str], ...] = ()
     own: Mapping[str, np.ndarray] = field(default_factory=dict)
+    backend: str = "xla"
 
 
 class ProgramCache:
@@ -135,7 +137,7 @@ def _checksum(content: memoryview) -> bytes:
 
 
 def _pack(program: CachedProgram) -> dict[str, np.ndarray]:
-    about = {"order": [list(pair) for pair in program.order], "signature": signature_json(program.signature)}
+    about = {"backend": program.backend, "order": [list(pair) for pair in program.order], "signature": signature_json(program.signature)}
     return {
         _ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8),
         _CODE: np.frombuffer(program.code, np.uint8),
@@ -148,4 +150,6 @@ def _unpack(body: memoryview, where: str) -> CachedProgram:
     about = json.loads(held[_ABOUT].tobytes())
     order = tuple((str(name), str(tensor)) for name, tensor in about["order"])
     own = {name[2:]: array for name, array in held.items() if name.startswith("w.")}
-    return CachedProgram(held[_CODE].tobytes(), parse_signature(about["signature"], static=True), order, own)
+    return CachedProgram(
+        held[_CODE].tobytes(), parse_signature(about["signature"], static=False), order, own, str(about.get("backend", "xla"))
+    )

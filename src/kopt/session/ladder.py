@@ -142,12 +142,12 @@ class Ladder:
         recipe = Recipe.from_json(self.artifact.manifest.config)
         sizes = {name: list(shape) for name, shape in shapes.items()}
         key = self._key("model", {"shapes": sizes, "values": values_json(values)}, recipe.backend)
-        executable = self._from_cache(key, recipe.backend)
+        executable = self._from_cache(key)
         if executable is None:
             _log.info("%s: compiling for %s", self.artifact.path.name, sizes)
             done = specialize(self.graph, recipe, self.target, shapes=shapes, values=values)
-            executable = done.compile(recipe.backend)
-            self._keep(key, executable)
+            executable = done.compile()
+            self._keep(key, executable, done.backend)
         return Loaded(executable, executable.signature, RECOMPILED)
 
     def _native(self, program: StoredProgram) -> Executable:
@@ -174,11 +174,11 @@ class Ladder:
 
     def _from_portable(self, program: StoredProgram, build: Callable[..., Executable]) -> Executable:
         key = self._key("portable", list(self.artifact.manifest.files[program.portable].sha256), program.backend)
-        executable = self._from_cache(key, program.backend)
+        executable = self._from_cache(key)
         if executable is None:
             weights = self.artifact.program_weights(program)
             executable = build(bytes(self.artifact.read(program.portable)), weights, program.signature, self.target)
-            self._keep(key, executable)
+            self._keep(key, executable, program.backend)
         return executable
 
     def _reference(self, program: StoredProgram) -> Executable:
@@ -190,7 +190,7 @@ class Ladder:
 
         target = Target.parse("cpu")
         done = specialize(self.graph, Recipe("reference"), target, shapes=shapes, values=values)
-        executable = _OneAtATime(done.compile("reference"))
+        executable = _OneAtATime(done.compile())
         return Loaded(executable, executable.signature, REFERENCE)
 
     def _key(self, kind: str, content: Any, backend_name: str) -> str:
@@ -206,7 +206,7 @@ class Ladder:
         ]
         return hashlib.sha256(canonical_json(parts)).hexdigest()
 
-    def _keep(self, key: str, executable: Executable) -> None:
+    def _keep(self, key: str, executable: Executable, backend_name: str) -> None:
         """Store a program, with those of its weights that the artifact does not hold."""
         try:
             code, weights = executable.save()
@@ -215,16 +215,16 @@ class Ladder:
             return
         order = tuple((name, _find(array, self.artifact.weights)) for name, array in weights.items())
         own = {name: weights[name] for name, tensor in order if not tensor}
-        self._cache.put(key, CachedProgram(code, executable.signature, order, own))
+        self._cache.put(key, CachedProgram(code, executable.signature, order, own, backend_name))
 
-    def _from_cache(self, key: str, backend_name: str) -> Executable | None:
+    def _from_cache(self, key: str) -> Executable | None:
         """The cached program of that key, None when there is none that loads."""
         cached = self._cache.get(key)
         if cached is None:
             return None
         try:
             weights = {name: self.artifact.weights[tensor] if tensor else cached.own[name] for name, tensor in cached.order}
-            return backend(backend_name).load(cached.code, weights, cached.signature, self.target)
+            return backend(cached.backend).load(cached.code, weights, cached.signature, self.target)
         except (KeyError, KoptError) as error:
             _log.warning("a cached program cannot be loaded (%s); compiling again", error)
             return None

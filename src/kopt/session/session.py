@@ -14,6 +14,7 @@ import numpy as np
 from kopt.artifact.manifest import StoredProgram
 from kopt.artifact.read import Artifact
 from kopt.errors import AccuracyError, CorruptArtifactError, ShapeNotCompiledError, UsageError
+from kopt.ir.types import DType, TensorType
 from kopt.once import Once
 from kopt.session.arguments import check_inputs
 from kopt.session.cache import ProgramCache
@@ -159,7 +160,7 @@ class Session:
         """
         for index, program in enumerate(self.artifact.manifest.programs):
             loaded = self._load_stored(index)
-            loaded.executable([np.zeros(tensor.static_shape, tensor.dtype.numpy) for _, tensor in program.signature.inputs])
+            loaded.executable([_blank(tensor) for _, tensor in program.signature.inputs])
 
     def self_test(self, *, rtol: float = 1e-3, atol: float = 1e-4) -> dict[str, float]:
         """Run the inputs stored in the artifact and compare with the stored reference outputs.
@@ -288,6 +289,11 @@ def _finished(results: Sequence[Any]) -> Sequence[Any]:
 
 def _takes(program: StoredProgram, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return {name: tensor.static_shape for name, tensor in program.signature.inputs} == dict(shapes)
+
+
+def _blank(tensor: TensorType) -> np.ndarray:
+    """Zeros, or empty strings."""
+    return np.full(tensor.static_shape, "" if tensor.dtype is DType.STRING else 0, tensor.dtype.numpy)
 
 
 def _spell(program: StoredProgram) -> str:

@@ -20,6 +20,7 @@ from kopt.ir.types import TensorType
 
 BACKENDS = {
     "reference": "kopt.targets.reference:ReferenceBackend",
+    "segments": "kopt.segments.backend:SegmentsBackend",
     "xla": "kopt.targets.xla:XlaBackend",
 }
 

@@ -1,0 +1,1 @@
+"""Backend "segments": compiled segments of a graph with the host between them."""
