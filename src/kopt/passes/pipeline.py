@@ -23,6 +23,7 @@ BUILTIN_MODULES = (
     "kopt.passes.fuse.rms_norm",
     "kopt.passes.fuse.attention",
     "kopt.passes.fuse.pad",
+    "kopt.passes.fuse.epilogue",
     "kopt.passes.fuse.swish",
     "kopt.passes.precision",
     "kopt.passes.layout",
@@ -111,6 +112,11 @@ def preset_xla_attention() -> tuple[Pass, ...]:
     return (*passes[:-2], *_passes("fuse-attention"), *passes[-2:])
 
 
+def preset_xla_kernels() -> tuple[Pass, ...]:
+    """The "xla" preset with everything that a kernel applies to its results fused into products and convolutions."""
+    return (*preset_xla(), *_passes("fuse-epilogue", "cleanup"))
+
+
 PRESETS: dict[str, Callable[[], tuple[Pass, ...]]] = {
     "none": preset_none,
     "import": preset_import,
@@ -119,6 +125,7 @@ PRESETS: dict[str, Callable[[], tuple[Pass, ...]]] = {
     "onnxruntime": preset_onnxruntime,
     "xla": preset_xla,
     "xla-attention": preset_xla_attention,
+    "xla-kernels": preset_xla_kernels,
 }
 
 

@@ -29,6 +29,7 @@ from kopt.ir.constant import aligned_copy
 from kopt.ir.graph import Graph, Node, Value
 from kopt.ir.types import TensorType
 from kopt.targets import xla_internals as internals
+from kopt.targets import xla_kernels
 from kopt.targets.base import Lowered, Signature, Support
 from kopt.targets.lowering.registry import static_inputs
 from kopt.targets.lowering.walk import load_lowerings, run_graph, unsupported_nodes
@@ -47,12 +48,13 @@ _MAX_ISA = {"x86-64-v3": "AVX2", "x86-64-v4": "AVX512"}
 
 @dataclass(frozen=True)
 class _Module:
-    """What ``lower`` hands to ``compile``: the jitted function, its abstract arguments and the JAX lowering of it."""
+    """What ``lower`` hands to ``compile``: abstract arguments, the JAX lowering, and the kernels it calls by symbol."""
 
-    function: Any
     avals: tuple[Any, ...]
     lowered: Any
     compiler_options: Mapping[str, Any]
+    portable: Any  # the same program as a fresh function, whose lowering is not cached with kernels in it
+    kernels: Mapping[str, Any]
 
 
 class XlaExecutable:
@@ -148,6 +150,7 @@ class XlaBackend:
             DynamicShapeError: shapes or shape inputs that are not known.
         """
         settings = {"device": target.device, **(options or {})}
+        calls = _kernel_calls(target, settings)
         load_lowerings()
         values = _traced_weights(graph)
         arrays = [graph.constants[value].array() for value in values]
@@ -160,11 +163,10 @@ class XlaBackend:
             named = _names(parts, values)
             weights = {name: array for k, (name, array) in enumerate(zip(named, parts.packed, strict=True)) if k not in literals}
             order = [None if k in literals else list(weights).index(name) for k, name in enumerate(named)]
-            function = jax.jit(_program(parts.program, order, literals, len(weights)), keep_unused=True)
+            function, portable = (_program(parts.program, order, literals, len(weights)) for _ in range(2))
             arguments = (*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in weights.values()), *inputs)
-            traced_program = function.trace(*arguments)
-            lowered = traced_program.lower(lowering_platforms=(target.device,))
-        module = _Module(function, arguments, lowered, settings.get("compiler_options", {}))
+            lowered = jax.jit(function, keep_unused=True).trace(*arguments).lower(lowering_platforms=(target.device,))
+        module = _Module(arguments, lowered, settings.get("compiler_options", {}), portable, calls.kernels if calls else {})
         return Lowered(graph, target, "stablehlo", lowered.as_text(), weights, module)
 
     def compile(self, lowered: Lowered) -> XlaExecutable:
@@ -179,19 +181,24 @@ class XlaBackend:
             code = _compile_in_child(self.portable(lowered), lowered.target)
             executable = internals.deserialize(code, device)
         else:
+            kernels = xla_kernels.build(lowered.module.kernels, lowered.target)
+            if kernels is not None:
+                kernels.register()
             with jax.enable_x64(True), jax.default_device(device):
                 try:
                     compiled = lowered.module.lowered.compile(compiler_options=dict(lowered.module.compiler_options) or None)
                 except RuntimeError as error:
                     raise ToolchainError(f"XLA failed: {str(error).splitlines()[0]}", where=lowered.graph.name) from error
-            code = internals.serialize(compiled) if internals.native_tier_available() is None else b""
+            code = xla_kernels.join(kernels, internals.serialize(compiled)) if internals.native_tier_available() is None else b""
             executable = compiled.runtime_executable()
         return XlaExecutable(executable, code, lowered.weights, Signature.of(lowered.graph), device)
 
     def portable(self, lowered: Lowered) -> bytes:
         """The program as versioned StableHLO (``jax.export``), for any later jaxlib and any CPU or GPU of the target's kind."""
-        with jax.enable_x64(True), _precision(lowered.target, {}):
-            exported = jax.export.export(lowered.module.function, platforms=(lowered.target.device,))(*lowered.module.avals)
+        with jax.enable_x64(True), _precision(lowered.target, {}), _without_kernels(lowered.module.kernels):
+            exported = jax.export.export(jax.jit(lowered.module.portable, keep_unused=True), platforms=(lowered.target.device,))(
+                *lowered.module.avals
+            )
         return bytes(exported.serialize())
 
     def compile_portable(self, program: bytes, weights: Mapping[str, np.ndarray], signature: Signature, target: Target) -> XlaExecutable:
@@ -214,7 +221,10 @@ class XlaBackend:
             ToolchainError: jaxlib refuses the code.
         """
         device = _device(target)
-        return XlaExecutable(internals.deserialize(code, device), code, weights, signature, device)
+        kernels, program = xla_kernels.separate(code)
+        if kernels is not None:
+            kernels.register()
+        return XlaExecutable(internals.deserialize(program, device), code, weights, signature, device)
 
 
 def evaluate_node(node: Node, arrays: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]:
@@ -245,6 +255,24 @@ def compile_exported(program: bytes, device: Any) -> Any:
         raise ToolchainError(f"not a StableHLO program this JAX reads: {error}", next_step="recompile the model") from error
     with jax.enable_x64(True), jax.default_device(device):
         return jax.jit(exported.call, keep_unused=True).lower(*exported.in_avals).compile()
+
+
+def _kernel_calls(target: Target, settings: dict[str, Any]) -> Any:
+    """Where lowerings leave the kernels they call; None, and nothing in the settings, where none may be called."""
+    if not settings.pop("kernels", False) or target.device != "cpu" or _foreign_isa(target):
+        return None
+    from kopt.targets.kernels.calls import KernelCalls
+
+    settings["kernel_calls"] = KernelCalls(target)
+    return settings["kernel_calls"]
+
+
+def _without_kernels(kernels: Mapping[str, Any]) -> AbstractContextManager[None]:
+    if not kernels:
+        return nullcontext()
+    from kopt.targets.kernels.calls import portable
+
+    return portable()
 
 
 def _run(graph: Graph, values: Sequence[Value], options: Mapping[str, Any], weights: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:

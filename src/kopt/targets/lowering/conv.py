@@ -253,6 +253,7 @@ def activate(ctx: LoweringContext, y: Array) -> Array:
         "Tanh": jnp.tanh,
         "Sigmoid": lambda v: 1 / (1 + jnp.exp(-v)),
         "Gelu": gelu,
+        "GeluTanh": lambda v: gelu(v, "tanh"),
     }
     if name not in known:
         raise ctx.unsupported(f"unknown activation '{name}'")

@@ -1,0 +1,99 @@
+"""Compiles kernels: ``python -m kopt.targets.kernels.build REQUEST.json LIBRARY.so``, started by ``library.build_library``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import tvm
+from tvm import tirx
+
+from kopt.targets.kernels.kernel import Kernel
+from kopt.targets.kernels.product import Product
+from kopt.targets.kernels.product_nest import emit_product
+
+_NESTS: dict[str, tuple[type, Callable[..., Any]]] = {"Product": (Product, emit_product)}
+
+
+def main(source: Path, library: Path) -> None:
+    """Compile what the request at ``source`` asks for into ``library``."""
+    request = json.loads(source.read_text())
+    kernels, functions = {}, {}
+    for name, kind, fields in request["kernels"]:
+        described, emit = _NESTS[kind]
+        kernels[name] = _revived(described, fields)
+        functions[_body(name)] = emit(kernels[name], _body(name), request["lanes"])
+    llvm = tvm.target.Target({"kind": "llvm", **({"mcpu": request["cpu"]} if request["cpu"] else {})})
+    objects = library.with_suffix(".o")
+    with llvm:
+        module = _lowered(tvm.IRModule(functions), llvm)
+        tvm.get_global_func("target.build.llvm")(module, llvm).write_to_file(str(objects), "o")
+    handlers = library.with_suffix(".c")
+    handlers.write_text(_handlers(kernels))
+    flags = ["-O2", "-fPIC", "-shared", "-I", str(_headers())]
+    subprocess.run([request["linker"], *flags, str(handlers), str(objects), "-o", str(library)], check=True)
+
+
+def _revived(described: type, fields: Mapping[str, Any]) -> Any:
+    """The dataclass that ``asdict`` and JSON made plain."""
+    hints = get_type_hints(described)
+    values = {}
+    for name, value in fields.items():
+        if is_dataclass(hints[name]):
+            values[name] = _revived(hints[name], value)  # type: ignore[arg-type]
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return described(**values)
+
+
+def _lowered(module: Any, llvm: Any) -> Any:
+    """TVM's CPU pipeline without the packed calling convention: kernels are called with pointers."""
+    passes = (
+        tirx.transform.BindTarget(llvm),
+        tirx.transform.StmtSimplify(),
+        tirx.transform.FlattenBuffer(),
+        tirx.transform.NarrowDataType(32),
+        tirx.transform.VectorizeLoop(True),
+        tirx.transform.UnrollLoop(),
+        tirx.transform.StmtSimplify(),
+        tirx.transform.LowerIntrin(),
+    )
+    return tvm.transform.Sequential(passes)(module)
+
+
+def _body(name: str) -> str:
+    return f"{name}_body"
+
+
+def _headers() -> Path:
+    """Where jaxlib keeps the headers of XLA's call interface; found without importing it."""
+    spec = find_spec("jaxlib")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("jaxlib is not installed")
+    return Path(next(iter(spec.submodule_search_locations)), "include")
+
+
+def _handlers(kernels: Mapping[str, Kernel]) -> str:
+    """C source of one handler per kernel, after the launcher they share."""
+    parts = [files("kopt.targets.kernels").joinpath("launch.c").read_text()]
+    for name, kernel in kernels.items():
+        count = len(kernel.operands)
+        pointers = ", ".join(["void*"] * (count + 1))
+        given = ", ".join(f"b[{position}]" for position in range(count + 1))
+        parts.append(
+            f"extern int {_body(name)}({pointers}, int);\n"
+            f"static void {name}_task(void** b, int task) {{ {_body(name)}({given}, task); }}\n"
+            f"XLA_FFI_Error* {name}(XLA_FFI_CallFrame* frame) {{ return kopt_launch(frame, {name}_task, {count}, {kernel.num_tasks}); }}\n"
+        )
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

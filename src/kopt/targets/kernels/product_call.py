@@ -1,0 +1,70 @@
+"""Products of traced arrays through the product kernel: packing weights, choosing the tiling, the meaning in plain JAX."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kopt.hardware import Target
+from kopt.targets.kernels.calls import KernelCalls
+from kopt.targets.kernels.kernel import Epilogue, lanes
+from kopt.targets.kernels.product import Product
+from kopt.targets.kernels.tiling import product_tiling
+
+MIN_MULTIPLIES = 1 << 16
+"""Products of fewer multiplications are left to XLA, which fuses them with their neighbours."""
+
+
+def can_multiply(rows: int, depth: int, columns: int, target: Target) -> bool:
+    """Whether the kernel is worth its call."""
+    return columns >= lanes(target) and rows > 0 and depth > 0 and rows * depth * columns >= MIN_MULTIPLIES
+
+
+def multiply(calls: KernelCalls, x: Any, w: Any, bias: Any | None, residual: Any | None, epilogue: Epilogue) -> Any:
+    """epilogue(x @ w).  x: f32 (..., K), w: f32 (K, N), bias: f32 (N,) or None, residual: like the result or None."""
+    rows, (depth, columns) = prod(x.shape[:-1]), w.shape
+    tiling = product_tiling(rows, depth, columns, lanes(calls.target), calls.target.num_cores)
+    kernel = Product(rows, depth, columns, tiling, epilogue)
+    operands = [x.reshape(rows, depth), pack(w, tiling.panel)]
+    operands += [] if bias is None else [bias]
+    operands += [] if residual is None else [residual.reshape(rows, columns)]
+    return calls.call(kernel, operands, meaning).reshape(*x.shape[:-1], columns)
+
+
+def pack(w: Any, panel: int) -> Any:
+    """(K, N) ==> (panels, K, panel); the last panel ends with the matrix and overlaps the one before."""
+    depth, columns = w.shape
+    whole = columns // panel
+    packed = w[:, : whole * panel].reshape(depth, whole, panel).transpose(1, 0, 2)
+    return packed if columns % panel == 0 else jnp.concatenate([packed, w[None, :, columns - panel :]])
+
+
+def unpack(packed: Any, columns: int) -> Any:
+    """The inverse of ``pack``."""
+    panels, depth, panel = packed.shape
+    whole = columns // panel
+    w = packed[:whole].transpose(1, 0, 2).reshape(depth, whole * panel)
+    return w if columns % panel == 0 else jnp.concatenate([w, packed[panels - 1, :, whole * panel - columns :]], 1)
+
+
+def meaning(kernel: Product, x: Any, packed: Any, *rest: Any) -> Any:
+    """The kernel in plain JAX."""
+    return finished(kernel.epilogue, x @ unpack(packed, kernel.n), *rest)
+
+
+def finished(epilogue: Epilogue, y: Any, *rest: Any) -> Any:
+    """Bias, residual and activation in plain JAX.  y: f32 (..., channels)."""
+    y = y + rest[0] if epilogue.bias else y
+    y = y + rest[-1] if epilogue.residual else y
+    activations = {
+        "": lambda v: v,
+        "Relu": lambda v: jnp.maximum(v, 0),
+        "Clip": lambda v: jnp.clip(v, epilogue.low, epilogue.high),
+        "Gelu": lambda v: jax.nn.gelu(v, approximate=False),
+        "GeluTanh": lambda v: jax.nn.gelu(v, approximate=True),
+        "Tanh": jnp.tanh,
+    }
+    return activations[epilogue.activation](y)
