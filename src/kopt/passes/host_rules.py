@@ -250,7 +250,8 @@ def _range(_: Node, inputs: Arrays) -> np.ndarray | None:
     start, limit, delta = inputs
     if start is None or limit is None or delta is None or not delta.item() or start.dtype.kind not in "iu":
         return None
-    return np.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
+    steps = range(start.item(), limit.item(), delta.item())  # exact, where numpy divides as floats
+    return np.fromiter(steps, start.dtype)
 
 
 def _expand(_: Node, inputs: Arrays) -> np.ndarray | None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from kopt.errors import InvalidModelError
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 
 
@@ -156,7 +157,11 @@ def constant_of_shape(ctx: LoweringContext, shape: np.ndarray) -> Array:
 @lowers("Range", static=(0, 1, 2))
 def range_(ctx: LoweringContext, start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> Array:
     """start, start + delta, ... before limit."""
-    count = max(0, int(np.ceil((float(limit.item()) - float(start.item())) / float(delta.item()))))
+    first, end, step = start.item(), limit.item(), delta.item()
+    if step == 0:
+        raise InvalidModelError("Range has a step of 0", where=ctx.node.loc, next_step="give it a step up or down")
+    # Python's integers are exact; floats are ceil((limit - start) / delta) as the standard has it
+    count = max(0, -((first - end) // step) if isinstance(step, int) else int(np.ceil((end - first) / step)))
     return (np.asarray(start).reshape(()) + np.arange(count).astype(start.dtype) * np.asarray(delta).reshape(())).astype(start.dtype)
 
 
