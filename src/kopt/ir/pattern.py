@@ -6,7 +6,7 @@ root must have no reader outside of the match, so that replacing the root leaves
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -106,9 +106,15 @@ class Match:
 
 
 def match(pattern: Op, graph: Graph, root: Node, alive: Callable[[Node], bool] = lambda _: True) -> Match | None:
-    """The match of ``pattern`` whose root is ``root``, or None; ``alive`` says which nodes may take part."""
+    """The match of ``pattern`` whose root is ``root``, or None; ``alive`` says which nodes may take part.
+
+    Every order of commutative operators and every alternative is tried, until one fits as a whole.
+    """
     found = Match(graph, root)
-    return found if _match_node(pattern, root, found, alive) and _is_closed(found) else None
+    for _ in _node_ways(pattern, root, found, alive):
+        if _is_closed(found):
+            return found
+    return None
 
 
 def _is_closed(found: Match) -> bool:
@@ -118,50 +124,68 @@ def _is_closed(found: Match) -> bool:
     return all(use.node in inside for value in inner for use in found.graph.uses(value))
 
 
-def _match_node(pattern: Op, node: Node, found: Match, alive: Callable[[Node], bool]) -> bool:
+# Each of these yields once per way to match. What a way binds stands in ``found`` while it is yielded, and is undone after.
+
+
+def _node_ways(pattern: Op, node: Node, found: Match, alive: Callable[[Node], bool]) -> Iterator[None]:
     if node.op != pattern.op or node.domain != pattern.domain or not alive(node):
-        return False
+        return
     if any(value is not None and found.graph.uses(value) for value in node.outputs[1:]):
-        return False
-    orders = [node.inputs, node.inputs[::-1]] if pattern.commutative else [node.inputs]
-    for inputs in orders:
-        saved = dict(found.values), dict(found.named), list(found.nodes)
-        found.nodes.append(node)
-        if pattern.name:
-            found.named[pattern.name] = node
-        if _match_inputs(pattern, inputs, found, alive):
-            return True
-        found.values, found.named, found.nodes = saved
-    return False
+        return
+    if any(value is not None for value in node.inputs[len(pattern.inputs) :]):
+        return
+    given = (*node.inputs, *([None] * len(pattern.inputs)))[: len(pattern.inputs)]
+    found.nodes.append(node)
+    before = found.named.get(pattern.name)
+    if pattern.name:
+        found.named[pattern.name] = node
+    for inputs in (given, given[::-1]) if pattern.commutative else (given,):
+        yield from _input_ways(tuple(zip(pattern.inputs, inputs, strict=False)), found, alive)
+    found.nodes.pop()
+    if pattern.name:
+        found.named.pop(pattern.name)
+        if before is not None:
+            found.named[pattern.name] = before
 
 
-def _match_inputs(pattern: Op, inputs: tuple[Value | None, ...], found: Match, alive: Callable[[Node], bool]) -> bool:
-    if any(value is not None for value in inputs[len(pattern.inputs) :]):
-        return False
-    padded = (*inputs, *([None] * (len(pattern.inputs) - len(inputs))))
-    return all(_match_value(part, value, found, alive) for part, value in zip(pattern.inputs, padded, strict=False))
+def _input_ways(pairs: tuple[tuple[Pattern, Value | None], ...], found: Match, alive: Callable[[Node], bool]) -> Iterator[None]:
+    if not pairs:
+        yield
+        return
+    (pattern, value), *rest = pairs
+    for _ in _value_ways(pattern, value, found, alive):
+        yield from _input_ways(tuple(rest), found, alive)
 
 
-def _match_value(pattern: Pattern, value: Value | None, found: Match, alive: Callable[[Node], bool]) -> bool:
+def _value_ways(pattern: Pattern, value: Value | None, found: Match, alive: Callable[[Node], bool]) -> Iterator[None]:
     if isinstance(pattern, AnyOf):
-        return any(_match_value(part, value, found, alive) for part in pattern.alternatives)
-    if isinstance(pattern, Var):
-        if value is None and not pattern.optional:
-            return False
-        if pattern.constant and value is not None and value not in found.graph.constants:
-            return False
-        if pattern.name in found.values and found.values[pattern.name] is not value:
-            return False
-        found.values[pattern.name] = value
-        return True
-    if value is None:
-        return False
-    if isinstance(pattern, Number):
+        for part in pattern.alternatives:
+            yield from _value_ways(part, value, found, alive)
+    elif isinstance(pattern, Var):
+        yield from _variable_ways(pattern, value, found)
+    elif value is None:
+        return
+    elif isinstance(pattern, Number):
         constant = found.graph.constants.get(value)
         if constant is None or constant.type.size != 1:
-            return False
-        return bool(np.isclose(float(constant.array().item()), pattern.value, rtol=pattern.rtol, atol=0))
-    node = found.graph.producer(value)
-    if node is None or not node.outputs or node.outputs[0] is not value:
-        return False
-    return _match_node(pattern, node, found, alive)
+            return
+        if np.isclose(float(constant.array().item()), pattern.value, rtol=pattern.rtol, atol=0):
+            yield
+    else:
+        node = found.graph.producer(value)
+        if node is not None and node.outputs and node.outputs[0] is value:
+            yield from _node_ways(pattern, node, found, alive)
+
+
+def _variable_ways(pattern: Var, value: Value | None, found: Match) -> Iterator[None]:
+    if value is None and not pattern.optional:
+        return
+    if pattern.constant and value is not None and value not in found.graph.constants:
+        return
+    if pattern.name in found.values:
+        if found.values[pattern.name] is value:
+            yield
+        return
+    found.values[pattern.name] = value
+    yield
+    del found.values[pattern.name]
