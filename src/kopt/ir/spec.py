@@ -214,6 +214,9 @@ def infer_node(node: Node, constants: Mapping[int, np.ndarray] | None = None) ->
     proto.domain = node.domain
     proto.attribute.extend(attr_to_proto(name, value, found) for name, value in node.attrs.items() if not _holds_graph(value))
     types = {f"i{k}": type_to_proto(value.type, anonymous=True) for k, value in enumerate(node.inputs) if value is not None}
+    if node.op == "Range" and not node.domain:  # vectors of one element are taken for scalars: the standard's own AffineGrid has them
+        types |= {name: type_to_proto(TensorType(type_.dtype, ())) for name, type_ in _single_elements(node)}
+        constants = {k: array.reshape(()) if array.size == 1 else array for k, array in constants.items()}
     data = {f"i{k}": tensor_proto(array, f"i{k}") for k, array in constants.items() if array.size <= MAX_DATA_ELEMENTS}
     imports = [helper.make_opsetid(domain, version) for domain, version in DOMAIN_VERSIONS.items() if domain != "com.kopt"]
     try:
@@ -229,6 +232,12 @@ def infer_node(node: Node, constants: Mapping[int, np.ndarray] | None = None) ->
             if dim.dim_value < 0:  # onnx says -1 where a target shape is not known
                 dim.Clear()
     return tuple(type_from_proto(result[f"o{k}"]) if f"o{k}" in result else TensorType(DType.F32, None) for k in range(len(node.outputs)))
+
+
+def _single_elements(node: Node) -> list[tuple[str, TensorType]]:
+    """Inputs that are vectors of one element, by the names that inference gives them."""
+    typed = ((f"i{k}", value.type) for k, value in enumerate(node.inputs) if value is not None)
+    return [(name, type_) for name, type_ in typed if isinstance(type_, TensorType) and type_.shape == (1,)]
 
 
 def _holds_graph(value: Attr) -> bool:

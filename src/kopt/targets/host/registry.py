@@ -22,7 +22,7 @@ from kopt.ir.graph import Node
 HostValue: TypeAlias = Any  # np.ndarray | list[HostValue] | None; recursive types defeat the functions' own annotations
 HostFunction: TypeAlias = Callable[..., Any]
 
-_FAMILIES = ("sizes", "strings")
+_FAMILIES = ("counting", "image", "movement", "sequences", "sizes", "strings")
 
 
 @dataclass(frozen=True)

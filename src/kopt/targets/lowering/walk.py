@@ -48,6 +48,7 @@ _FAMILIES = (
     "shape",
     "signal",
     "stateful",
+    "tokens",
 )
 
 _KNOWN_SIZE = 1024  # elements of the inputs of nodes that are computed while tracing
