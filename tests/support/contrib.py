@@ -40,7 +40,7 @@ def contrib_model(
     for index in floats:
         results[index].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     graph = helper.make_graph([node], "g", infos, results, weights)
-    versions = {"": 17, "com.microsoft": 1, "ai.onnx.ml": 3}
+    versions = {"": 17, "com.microsoft": 1, "ai.onnx.ml": 4}
     return helper.make_model(graph, opset_imports=[helper.make_opsetid(*item) for item in versions.items()], ir_version=8)
 
 
