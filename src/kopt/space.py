@@ -23,7 +23,7 @@ Config = Mapping[str, Choice]
 _SAMPLE_ATTEMPTS = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Knob:
     """One parameter with its choices.
 
@@ -54,16 +54,23 @@ class Knob:
         Raises:
             UsageError: not a choice.
         """
-        for index, known in enumerate(self.choices):
-            if _key(known) == _key(choice):
-                return index
-        raise UsageError(f"{choice!r} is no choice of knob '{self.name}'", next_step=f"choose one of: {', '.join(map(str, self.choices))}")
+        index = self.positions.get(_key(choice))
+        if index is None:
+            raise UsageError(
+                f"{choice!r} is no choice of knob '{self.name}'", next_step=f"choose one of: {', '.join(map(str, self.choices))}"
+            )
+        return index
+
+    @cached_property
+    def positions(self) -> dict[tuple[str, Choice], int]:
+        """Index by (name of the type, choice)."""
+        return {_key(choice): index for index, choice in enumerate(self.choices)}
 
     def distance_to_default(self, index: int) -> int:
         """Steps from the choice at ``index`` to the default."""
         return abs(index - (0 if self.default is None else self.index(self.default)))
 
-    @property
+    @cached_property
     def is_ordered(self) -> bool:
         """Whether its choices are numbers, so that near ones act alike."""
         return all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in self.choices)
@@ -123,7 +130,7 @@ class SearchSpace:
     def __contains__(self, config: object) -> bool:
         if not isinstance(config, Mapping) or set(config) != {knob.name for knob in self.knobs}:
             return False
-        known = all(_key(config[knob.name]) in {_key(choice) for choice in knob.choices} for knob in self.knobs)
+        known = all(_key(config[knob.name]) in knob.positions for knob in self.knobs)
         return known and all(constraint.allows(config) for constraint in self.constraints)
 
     @property

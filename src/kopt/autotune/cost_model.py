@@ -18,8 +18,8 @@ from kopt.space import Choice, Config, Knob, SearchSpace
 
 _MAX_PAIRS = 36
 _MAX_BINS = 32
-_FAILED = math.log(2.0)
-"""A failure is learned as twice as slow as the slowest time."""
+_FAILED = 2.0
+"""A config certain to fail counts as e**2 times slower; one no likelier to fail than all are counts by its time alone."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class BoostedTrees:
         shrinkage: added to a leaf's count of samples: small leaves say little.
     """
 
-    num_trees: int = 80
+    num_trees: int = 50
     depth: int = 4
-    rate: float = 0.15
+    rate: float = 0.2
     shrinkage: float = 1.0
 
     def fit(self, features: np.ndarray, targets: np.ndarray) -> FittedTrees:
@@ -128,6 +128,7 @@ class CostModel:
         positive = [knob for knob in self._knobs if knob.is_ordered and all(float(choice) > 0 for choice in knob.choices)]
         self._pairs = list(combinations(positive, 2))[:_MAX_PAIRS]
         self._fitted: FittedTrees | None = None
+        self._failing: FittedTrees | None = None
 
     def features(self, configs: Sequence[Config]) -> np.ndarray:
         """Numbers f64[N, F]: ordered knobs as they are, others one column per choice, and products of pairs (sizes of tiles)."""
@@ -137,20 +138,29 @@ class CostModel:
         return np.array(rows, np.float64).reshape(len(configs), -1)
 
     def fit(self, configs: Sequence[Config], times_us: Sequence[float | None]) -> None:
-        """Learn from measured times; None is a failure."""
-        known = [math.log(time) for time in times_us if time is not None]
-        if not known:
-            self._fitted = None
+        """Learn from measured times; None is a failure.
+
+        Failures are learned apart from times: as slow times, those without a pattern would spoil what is known of their neighbours.
+        """
+        timed = [index for index, time in enumerate(times_us) if time is not None]
+        self._fitted = self._failing = None
+        if not timed:
             return
-        failed = max(known) + _FAILED
-        targets = np.array([failed if time is None else math.log(time) for time in times_us])
-        self._fitted = BoostedTrees().fit(self.features(configs), targets)
+        features = self.features(configs)
+        self._fitted = BoostedTrees().fit(features[timed], np.log([time for time in times_us if time is not None]))
+        if len(timed) < len(configs):
+            failed = np.array([time is None for time in times_us], np.float64)
+            self._failing = BoostedTrees(num_trees=25, depth=3).fit(features, failed)
 
     def predict_us(self, configs: Sequence[Config]) -> np.ndarray:
-        """Probable times f64[N] in microseconds; all alike before anything was learned."""
+        """Probable times f64[N] in microseconds, longer for what probably fails; all alike before anything was learned."""
         if self._fitted is None or not configs:
             return np.ones(len(configs))
-        return np.asarray(np.exp(self._fitted.predict(self.features(configs))))
+        features = self.features(configs)
+        logs = self._fitted.predict(features)
+        if self._failing is not None:
+            logs = logs + _FAILED * np.maximum(0.0, self._failing.predict(features) - self._failing.mean)
+        return np.asarray(np.exp(logs))
 
     def _products(self, config: Config) -> list[float]:
         return [math.log(float(config[a.name])) + math.log(float(config[b.name])) for a, b in self._pairs]

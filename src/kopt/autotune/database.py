@@ -137,16 +137,15 @@ class TrialDatabase:
         return min(measured, key=lambda record: record.p50_us or 0.0, default=None)
 
     def hints(self, workload: Workload, surroundings: Surroundings, implementation: str, limit: int = 16) -> list[Config]:
-        """Configs that were fast elsewhere and have no trial here: to be measured first, never to be believed.
+        """Configs that were fast elsewhere: to be measured first, never to be believed.
 
         Ordered by their rank in the surroundings they come from, so that a fast machine does not crowd out the others.
         """
-        here = {record.config_key for record in self.trials(workload, surroundings, implementation)}
         ranks: dict[str, int] = {}
         configs: dict[str, Config] = {}
         groups: dict[str, list[TrialRecord]] = {}
         for record in self._select("1", workload, None, implementation):
-            if record.p50_us is not None and record.config_key not in here:
+            if record.p50_us is not None and (record.foreign or record.surroundings.key != surroundings.key):
                 groups.setdefault(record.surroundings.key, []).append(record)
         for group in groups.values():
             for rank, record in enumerate(sorted(group, key=lambda one: one.p50_us or 0.0)):
