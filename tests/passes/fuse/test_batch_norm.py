@@ -64,6 +64,46 @@ def test_product(turned, bias):
     assert_rewrites(FoldBatchNorm(), graph, ops=["Gemm"], atol=1e-4)
 
 
+@pytest.mark.parametrize("added", [None, (), (5,), (1, 5)])
+def test_matmul_and_what_is_added_to_it(added):
+    b, rng = Builder(), np.random.default_rng(0)
+    x = b.input("x", "f32", ("n", 4))
+    y = b.emit("MatMul", x, b.constant(rng.standard_normal((4, 5)).astype(np.float32)))
+    if added is not None:
+        y = b.emit("Add", b.constant(np.asarray(rng.standard_normal(added), np.float32)), y)
+    graph = b.graph("g", [x], [b.emit("BatchNormalization", y, *_parameters(b, 5), hint="y")])
+    assert_rewrites(FoldBatchNorm(), graph, ops=["Gemm"], atol=1e-4)
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("added", [(), (6, 1, 1), (1, 6, 1, 1)])
+def test_convolution_and_what_is_added_to_it(added, op):
+    b, rng = Builder(), np.random.default_rng(0)
+    x = b.input("x", "f32", (2, 6, 5, 3))
+    y = b.emit(op, x, b.constant(rng.standard_normal((6, 6, 2, 2)).astype(np.float32)), _parameters(b, 6)[0])
+    y = b.emit("Add", y, b.constant(np.asarray(rng.standard_normal(added), np.float32)))
+    graph = b.graph("g", [x], [b.emit("BatchNormalization", y, *_parameters(b, 6), hint="y")])
+    assert_rewrites(FoldBatchNorm(), graph, ops=[op], atol=1e-4)
+
+
+def test_what_is_added_pixel_by_pixel_or_broadcasts_stays():
+    for shape, added in (((2, 6, 3, 6), (6,)), ((2, 6, 1, 1), (1, 6, 3, 3))):
+        b, rng = Builder(), np.random.default_rng(0)
+        x = b.input("x", "f32", shape)
+        y = b.emit("Conv", x, b.constant(rng.standard_normal((6, 6, 1, 1)).astype(np.float32)))
+        y = b.emit("Add", y, b.constant(rng.standard_normal(added).astype(np.float32)))
+        graph = b.graph("g", [x], [b.emit("BatchNormalization", y, *_parameters(b, 6), hint="y")])
+        assert_rewrites(FoldBatchNorm(), graph, ops=["Conv", "Add", "Mul", "Add"], atol=1e-4)
+
+
+def test_a_product_of_more_than_matrices_stays():
+    b, rng = Builder(), np.random.default_rng(0)
+    x = b.input("x", "f32", (2, 5, 4))
+    y = b.emit("MatMul", x, b.constant(rng.standard_normal((4, 7)).astype(np.float32)))
+    graph = b.graph("g", [x], [b.emit("BatchNormalization", y, *_parameters(b, 5), hint="y")])
+    assert_rewrites(FoldBatchNorm(), graph, ops=["MatMul", "Mul", "Add"], atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [("n", 3), ("n", 3, 4), (0, 3, 2, 5)])
 def test_alone(shape):
     b = Builder()

@@ -10,12 +10,18 @@ import numpy as np
 
 from kopt.ir.builder import Builder
 from kopt.ir.graph import Graph, Value
-from kopt.ir.pattern import Match, Var, op
+from kopt.ir.pattern import AnyOf, Match, Pattern, Var, any_of, op
 from kopt.ir.rewrite import rewrite, rule
 from kopt.passes.base import PassContext, Skip, register
 
 _PARAMETERS = tuple(Var(name, constant=True) for name in ("gamma", "beta", "mean", "var"))
 _WEIGHTS = (Var("x"), Var("w", constant=True), Var("bias", constant=True, optional=True))
+
+
+def _layer(name: str, *inputs: Pattern) -> AnyOf:
+    """The operator, or its sum with a constant."""
+    layer = op(name, *inputs, as_="layer")
+    return any_of(layer, op("Add", layer, Var("added", constant=True), commutative=True))
 
 
 def _affine(m: Match) -> tuple[np.ndarray, np.ndarray] | Skip:
@@ -47,20 +53,36 @@ def _fold(m: Match, b: Builder, channels: Callable[[np.ndarray], np.ndarray], be
     if bias.size != 1 and (bias.size != scale.size or bias.shape[-1:] != scale.shape):
         return Skip("the bias is not one number per channel")
     node = m.node("layer")
+    if m.has("added"):
+        added = _per_channel(m, scale.size)
+        if isinstance(added, Skip):
+            return added
+        bias = bias.reshape(-1) + added
     new_w = b.constant((w * channels(scale)).astype(w.dtype), f"{m['w'].name}_bn")
     new_bias = b.constant((bias.reshape(-1) * scale + offset).astype(w.dtype), f"{m['w'].name}_bn_bias")
     attrs = {**node.attrs, "beta": 1.0} if node.op == "Gemm" else dict(node.attrs)
-    output = m.root.output
-    return b.emit_many(node.op, m["x"], new_w, new_bias, attrs=attrs, types=[output.type], hint=output.name)[0]
+    name, output = "Gemm" if node.op == "MatMul" else node.op, m.root.output
+    return b.emit_many(name, m["x"], new_w, new_bias, attrs=attrs, types=[output.type], hint=output.name)[0]
 
 
-@rule(op("BatchNormalization", op("Conv", *_WEIGHTS, as_="layer"), *_PARAMETERS, as_="bn"))
+def _per_channel(m: Match, channels: int) -> np.ndarray | Skip:
+    """What is added to the layer, float64 of shape ``(channels,)`` or ``(1,)``."""
+    added, shape = m.array("added").astype(np.float64), m.node("layer").output.tensor.shape
+    if shape is None or m.root.output.tensor.shape != shape:
+        return Skip("the sum broadcasts the layer's output")
+    rank = len(shape)
+    if added.size != 1 and (added.size != channels or added.shape[max(0, added.ndim + 1 - rank) :] != (channels, *[1] * (rank - 2))):
+        return Skip("the addend is not one number per channel")
+    return added.reshape(-1)
+
+
+@rule(op("BatchNormalization", _layer("Conv", *_WEIGHTS), *_PARAMETERS, as_="bn"))
 def fold_batch_norm(m: Match, b: Builder) -> Value | Skip:
     """Conv(x, w, bias) -> BatchNormalization   ==>   Conv(x, w * s, bias * s + offset), s along axis 0 of w."""
     return _fold(m, b, lambda scale: scale.reshape(-1, *[1] * (m.array("w").ndim - 1)))
 
 
-@rule(op("BatchNormalization", op("ConvTranspose", *_WEIGHTS, as_="layer"), *_PARAMETERS, as_="bn"))
+@rule(op("BatchNormalization", _layer("ConvTranspose", *_WEIGHTS), *_PARAMETERS, as_="bn"))
 def fold_batch_norm_transposed(m: Match, b: Builder) -> Value | Skip:
     """ConvTranspose(x, w, bias) -> BatchNormalization   ==>   ConvTranspose(x, w * s, bias * s + offset).
 
@@ -75,11 +97,19 @@ def fold_batch_norm_transposed(m: Match, b: Builder) -> Value | Skip:
     return _fold(m, b, channels)
 
 
-@rule(op("BatchNormalization", op("Gemm", *_WEIGHTS, as_="layer"), *_PARAMETERS, as_="bn"))
+@rule(op("BatchNormalization", _layer("Gemm", *_WEIGHTS), *_PARAMETERS, as_="bn"))
 def fold_batch_norm_product(m: Match, b: Builder) -> Value | Skip:
     """Gemm(x, w, bias) -> BatchNormalization   ==>   Gemm(x, w * s, beta * bias * s + offset)."""
     attrs = m.node("layer").attrs
     return _fold(m, b, lambda scale: scale[:, None] if attrs["transB"] else scale, float(attrs["beta"]))  # type: ignore[arg-type]
+
+
+@rule(op("BatchNormalization", _layer("MatMul", Var("x"), Var("w", constant=True)), *_PARAMETERS, as_="bn"))
+def fold_batch_norm_matmul(m: Match, b: Builder) -> Value | Skip:
+    """MatMul(x, w) + added -> BatchNormalization   ==>   Gemm(x, w * s, added * s + offset), for matrices."""
+    if m["x"].tensor.rank != 2 or m["w"].tensor.rank != 2:
+        return Skip("the product is not of two matrices")
+    return _fold(m, b, lambda scale: scale)
 
 
 @rule(op("BatchNormalization", Var("x"), *_PARAMETERS, as_="bn"))
@@ -111,5 +141,5 @@ class FoldBatchNorm:
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
         """The graph with foldable normalizations gone."""
-        rules = [fold_batch_norm, fold_batch_norm_transposed, fold_batch_norm_product, expand_batch_norm]
+        rules = [fold_batch_norm, fold_batch_norm_transposed, fold_batch_norm_product, fold_batch_norm_matmul, expand_batch_norm]
         return rewrite(graph, rules, ctx, max_rounds=self.max_rounds)
