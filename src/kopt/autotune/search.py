@@ -7,15 +7,14 @@ a new one the trials of the database: it goes on exactly where the other stopped
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol
 
 import numpy as np
 
 from kopt.autotune.cost_model import CostModel
-from kopt.measure import Measurement
 from kopt.space import Config, SearchSpace, config_key
 from kopt.trial import Failure, Measured, Outcome
 
@@ -55,7 +54,7 @@ class SearchSettings:
     doubt_share: float = 0.375
     random_share: float = 0.125
     give_up: float = 3.0
-    patience: int = 6
+    patience: int = 12
     num_confirmed: int = 3
     confirmations: int = 2
 
@@ -188,23 +187,28 @@ class Search:
         self._exhausted = True
         return None
 
+    def try_next(self, measure: Measure) -> Outcome | None:
+        """Try one more config; None when all were tried."""
+        config = self.propose()
+        if config is None:
+            return None
+        best = self.best
+        outcome = measure(config, give_up_us=None if best is None else best.p50_us * self.settings.give_up)
+        self.observe(config, outcome)
+        return outcome
+
     def step(self, measure: Measure, trials: int) -> int:
         """Try so many configs; how many were."""
-        for done in range(trials):
-            config = self.propose()
-            if config is None:
-                return done
-            best = self.best
-            give_up = None if best is None else best.p50_us * self.settings.give_up
-            self.observe(config, measure(config, give_up_us=give_up))
-        return trials
+        return next((done for done in range(trials) if self.try_next(measure) is None), trials)
 
-    def confirm(self, measure: Measure) -> Best | None:
-        """Measure the fastest configs again, in turn, so that the best is not just the luckiest."""
+    def confirm(self, measure: Measure, is_over: Callable[[], bool] = lambda: False) -> Best | None:
+        """Measure the fastest configs again, in turn, so that the best is not just the luckiest; ends early when ``is_over`` says so."""
         settings = self.settings
         found = sorted((one for one in self._tried.values() if one.counts), key=lambda one: one.time_us or 0.0)[: settings.num_confirmed]
         for round_number in range(settings.confirmations if len(found) > 1 else 0):
             for one in found if round_number % 2 == 0 else reversed(found):
+                if is_over():
+                    return self.best
                 if len(one.times_us) <= settings.confirmations and one.counts:
                     self.observe(one.config, measure(one.config, give_up_us=None))
         return self.best
@@ -312,9 +316,3 @@ class Search:
                 found.append(config)
                 taken.add(config_key(config))
         return found
-
-
-def merged(outcomes: Sequence[Measured]) -> Measured:
-    """Several measurements of one config as one, with all their blocks."""
-    blocks = tuple(block for outcome in outcomes for block in outcome.measurement.blocks_ns)
-    return replace(outcomes[-1], measurement=Measurement(blocks))
