@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from kopt.errors import UnsupportedModelError
+from kopt.frontend.load import load
+from kopt.hardware import Target
 from kopt.ir.builder import Builder
 from kopt.ir.types import DType
-from kopt.targets.xla import evaluate_node
+from kopt.targets.lowering.conv import Window, conv_nhwc, direct
+from kopt.targets.xla import XlaBackend, evaluate_node
 from support.graphs import node_model, run_ort, run_reference
-from support.node_cases import cases_of, check, run_model
+from support.node_cases import bound, cases_of, check, run_model
 
 # what is chosen by shape, and one shape that chooses it: input, weight, attributes
 FORMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -22,6 +25,7 @@ FORMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "im2col_few_channels": ((3, 3, 9, 11), (6, 3, 3, 3), {"pads": [1, 1, 1, 1]}),
     "im2col_patches": ((3, 40, 13, 9), (6, 40, 4, 4), {"strides": [4, 4]}),
     "im2col_small_output": ((3, 40, 7, 5), (6, 40, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 1]}),
+    "im2col_dilated": ((3, 3, 9, 11), (6, 3, 2, 2), {"strides": [2, 2], "dilations": [2, 2]}),
     "winograd": ((3, 33, 13, 11), (35, 33, 3, 3), {"pads": [1, 1, 1, 1]}),
     "winograd_asymmetric": ((1, 33, 13, 12), (35, 33, 3, 3), {"pads": [0, 1, 2, 0]}),
     "direct_3x3": ((3, 20, 13, 11), (35, 20, 3, 3), {"pads": [1, 1, 1, 1]}),
@@ -37,6 +41,8 @@ FORMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "1d_kernel_1": ((3, 5, 17), (7, 5, 1), {"strides": [3]}),
     "1d_depthwise": ((3, 5, 17), (10, 1, 3), {"group": 5, "strides": [2], "pads": [2, 1], "dilations": [2]}),
     "3d": ((2, 3, 5, 6, 7), (4, 3, 3, 2, 1), {"strides": [1, 2, 3], "pads": [1, 0, 0, 1, 1, 1]}),
+    "1d_patches": ((3, 5, 17), (7, 5, 4), {"strides": [4]}),
+    "3d_patches": ((2, 3, 5, 6, 7), (4, 3, 2, 3, 1), {"strides": [2, 3, 1]}),
     "3d_kernel_1": ((2, 3, 5, 6, 7), (4, 3, 1, 1, 1), {"strides": [1, 2, 3]}),
     "3d_depthwise": ((2, 3, 5, 6, 7), (3, 1, 3, 3, 3), {"group": 3, "pads": [1, 1, 1, 1, 1, 1], "strides": [2, 1, 2]}),
 }
@@ -63,6 +69,15 @@ def _agrees(op: str, inputs: dict[str, np.ndarray], **attrs: Any) -> None:
 def test_every_form_equals_onnx_runtime(form: str) -> None:
     x, weight, attrs = FORMS[form]
     _agrees("Conv", _inputs(x, weight), **attrs)
+
+
+@pytest.mark.parametrize("form", ["direct_5x4", "dot", "depthwise", "1d_depthwise", "1d_kernel_1", "3d_depthwise", "3d_kernel_1"])
+def test_depthwise_never_reaches_the_general_convolution(form: str) -> None:
+    shape, weight, attrs = FORMS[form]
+    inputs = _inputs(shape, weight)
+    graph, _ = bound(load(node_model("Conv", inputs, opset=11, constants=("w", "b"), **attrs)), [inputs["x"]])
+    text = XlaBackend().lower(graph, Target.parse("cpu")).text
+    assert ("stablehlo.convolution" in text) == (form == "direct_5x4")
 
 
 @pytest.mark.parametrize("form", ["dot", "im2col_few_channels", "winograd", "direct_dilated", "depthwise", "grouped", "1d", "3d_depthwise"])
@@ -136,6 +151,17 @@ def test_transposed_equals_onnx_runtime(form: str) -> None:
 @pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
 def test_transposed_auto_pad(auto_pad: str) -> None:
     _agrees("ConvTranspose", _inputs((2, 4, 5, 6), (4, 3, 3, 4), bias=3), auto_pad=auto_pad, strides=[2, 3])
+
+
+@pytest.mark.parametrize("form", ["direct", "im2col", "winograd2", "winograd4"])
+@pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 2), (1, 0))])
+def test_three_by_three_in_every_form(pads: tuple[tuple[int, int], tuple[int, int]], form: str) -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((2, 13, 11, 33)).astype(np.float32), rng.standard_normal((35, 33, 3, 3)).astype(np.float32)
+    window = Window((3, 3), (1, 1), (1, 1), pads)
+    ours = conv_nhwc(x, weight, window, 1, {"conv3x3": form})
+    theirs = direct(x.astype(np.float64), weight.astype(np.float64), window, 1)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", cases_of("Conv", "ConvTranspose", "ConvInteger", "QLinearConv"))

@@ -91,20 +91,20 @@ def conv_nhwc(x: Array, weight: Array, window: Window, group: int, options: Any)
 def _formulation(x: Array, weight: Array, window: Window, group: int, options: Any) -> str:
     """The fastest known form for a shape.
 
-    Source: per-shape timings of the forms in isolation (ResNet-50, MobileNetV2 and ConvNeXt shapes).
+    Source: per-shape timings of the forms in isolation (ResNet-50, MobileNetV2 and ConvNeXt shapes; sequences and volumes).
     """
-    if options.get("device", "cpu") != "cpu" or x.ndim != 4 or 0 in x.shape:
+    if options.get("device", "cpu") != "cpu" or 0 in x.shape:
         return "direct"
-    channels, outputs = x.shape[-1], weight.shape[0]
-    if group == 1 and window.kernel == (1, 1) and not any(map(any, window.pads)):
+    channels, outputs, padded = x.shape[-1], weight.shape[0], any(map(any, window.pads))
+    if group == 1 and prod(window.kernel) == 1 and not padded:
         return "dot"
     if group == channels and outputs % channels == 0 and group > 1:
         return "depthwise"
     if group != 1:
         return "direct"
-    if window.strides == window.kernel and not any(map(any, window.pads)) and window.dilations == (1, 1):
+    if window.strides == window.kernel and not padded and prod(window.dilations) == 1:
         return "im2col"  # patches do not overlap: a reshape and a dot
-    if channels * prod(window.kernel) <= 32:
+    if x.ndim == 4 and channels * prod(window.kernel) <= 32:
         return "im2col"
     if window.kernel == (3, 3) and window.dilations == (1, 1):
         height, width = window.output(x.shape[1:3])
@@ -133,7 +133,7 @@ def _padded(x: Array, window: Window) -> Array:
 
 
 def _as_dot(x: Array, weight: Array, window: Window) -> Array:
-    x = x[:, :: window.strides[0], :: window.strides[1], :]
+    x = x[:, *(slice(None, None, stride) for stride in window.strides)]
     matrix = weight.reshape(weight.shape[0], weight.shape[1]).T
     return _wide_dot(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
@@ -146,22 +146,20 @@ def _wide_dot(a: Array, b: Array) -> Array:
 
 def _taps(x: Array, window: Window) -> list[Array]:
     """One strided view of the padded input per kernel element, in row-major order of the kernel."""
-    padded, (height, width) = _padded(x, window), window.output(x.shape[1:3])
-    (sh, sw), (dh, dw) = window.strides, window.dilations
+    padded, sizes = _padded(x, window), window.output(x.shape[1:-1])
     taps = []
-    for i in range(window.kernel[0]):
-        for j in range(window.kernel[1]):
-            start = (0, i * dh, j * dw, 0)
-            limit = (x.shape[0], i * dh + (height - 1) * sh + 1, j * dw + (width - 1) * sw + 1, x.shape[3])
-            taps.append(lax.slice(padded, start, limit, (1, sh, sw, 1)))
+    for place in np.ndindex(*window.kernel):
+        start = [step * dilation for step, dilation in zip(place, window.dilations, strict=True)]
+        limit = [low + (size - 1) * stride + 1 for low, size, stride in zip(start, sizes, window.strides, strict=True)]
+        taps.append(lax.slice(padded, (0, *start, 0), (x.shape[0], *limit, x.shape[-1]), (1, *window.strides, 1)))
     return taps
 
 
 def _depthwise(x: Array, weight: Array, window: Window) -> Array:
-    """Shift and multiply: one fused pass over the output, k*k multiply-adds each."""
+    """Shift and multiply: one fused pass over the output, as many multiply-adds each as the kernel has elements."""
     multiplier = weight.shape[0] // x.shape[-1]
     taps = _taps(x, window)
-    rows = weight.reshape(weight.shape[0], -1).T  # (k*k, C * multiplier)
+    rows = weight.reshape(weight.shape[0], -1).T  # (elements of the kernel, C * multiplier)
     wide = np.float32 if x.dtype.itemsize == 2 else x.dtype
     total = None
     for k, tap in enumerate(taps):
@@ -175,17 +173,17 @@ def _depthwise(x: Array, weight: Array, window: Window) -> Array:
 
 def _im2col(x: Array, weight: Array, window: Window) -> Array:
     """Patches side by side, then one product."""
-    outputs = weight.shape[0]
-    height, width = window.output(x.shape[1:3])
-    matrix = weight.transpose(2, 3, 1, 0).reshape(-1, outputs)
-    if window.strides == window.kernel and not any(map(any, window.pads)):
-        kh, kw = window.kernel
-        cut = x[:, : height * kh, : width * kw, :]
-        patches = cut.reshape(x.shape[0], height, kh, width, kw, x.shape[3]).transpose(0, 1, 3, 2, 4, 5)
+    sizes, count = window.output(x.shape[1:-1]), len(window.kernel)
+    matrix = weight.transpose(*range(2, weight.ndim), 1, 0).reshape(-1, weight.shape[0])
+    if window.strides == window.kernel and not any(map(any, window.pads)) and prod(window.dilations) == 1:
+        cut = x[:, *(slice(size * k) for size, k in zip(sizes, window.kernel, strict=True))]
+        pairs = [side for pair in zip(sizes, window.kernel, strict=True) for side in pair]
+        order = (0, *range(1, 2 * count, 2), *range(2, 2 * count + 1, 2), 2 * count + 1)
+        patches = cut.reshape(x.shape[0], *pairs, x.shape[-1]).transpose(order)
     else:
         patches = jnp.concatenate(_taps(x, window), axis=-1)
-    rows = patches.reshape(x.shape[0] * height * width, -1)
-    return _wide_dot(rows, matrix).reshape(x.shape[0], height, width, outputs)
+    rows = patches.reshape(x.shape[0] * prod(sizes), -1)
+    return _wide_dot(rows, matrix).reshape(x.shape[0], *sizes, weight.shape[0])
 
 
 def direct(x: Array, weight: Array, window: Window, group: int) -> Array:
