@@ -79,12 +79,16 @@ def separate(blob: bytes) -> tuple[KernelLibrary | None, bytes]:
         (length,) = struct.unpack("<I", blob[len(_MAGIC) : start])
         header = json.loads(blob[start : start + length])
         symbols, size = header["symbols"], header["library"]
-        if not _are_names(symbols) or not isinstance(size, int) or not 0 < size <= len(blob):
-            raise ValueError("fields of the wrong type")
     except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise ToolchainError(f"the stored kernels are damaged: {error}", next_step="compile the model again") from error
+        raise _damaged() from error
+    if not _are_names(symbols) or not isinstance(size, int) or not 0 < size <= len(blob):
+        raise _damaged()
     end = start + length + size
     return KernelLibrary(tuple(symbols), blob[start + length : end]), blob[end:]
+
+
+def _damaged() -> ToolchainError:
+    return ToolchainError("the stored kernels are damaged", next_step="compile the model again")
 
 
 def _are_names(symbols: Sequence[Any]) -> bool:

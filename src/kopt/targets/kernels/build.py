@@ -15,11 +15,18 @@ from typing import Any, get_type_hints
 import tvm
 from tvm import tirx
 
+from kopt.targets.kernels.conv import Conv, Depthwise
+from kopt.targets.kernels.conv_nest import emit_conv
+from kopt.targets.kernels.depthwise_nest import emit_depthwise
 from kopt.targets.kernels.kernel import Kernel
 from kopt.targets.kernels.product import Product
 from kopt.targets.kernels.product_nest import emit_product
 
-_NESTS: dict[str, tuple[type, Callable[..., Any]]] = {"Product": (Product, emit_product)}
+_NESTS: dict[str, tuple[type, Callable[..., Any]]] = {
+    "Product": (Product, emit_product),
+    "Conv": (Conv, emit_conv),
+    "Depthwise": (Depthwise, emit_depthwise),
+}
 
 
 def main(source: Path, library: Path) -> None:

@@ -46,6 +46,12 @@ class RegisterTile:
             product = self.vectors.broadcast(left(i)) * right(j)
             self.vectors.store(self._sums, self.vectors.load(self._sums, where) + product, where)
 
+    def multiply_each(self, left: Callable[[int, int], Expression], right: Callable[[int], Expression]) -> None:
+        """sums[i, j..] += left(i, j) * right(j): vectors of both operands."""
+        for i, j in self.places():
+            where = self._at(i, j)
+            self.vectors.store(self._sums, self.vectors.load(self._sums, where) + left(i, j) * right(j), where)
+
     def finish(self, epilogue: Epilogue, residual: Loader | None, store: Callable[[int, int, Expression], Any]) -> None:
         """Add ``residual(i, j)``, apply the activation, and hand each vector to ``store(i, j, value)``."""
         for i, j in self.places():

@@ -17,6 +17,7 @@ from jax import lax
 
 from kopt.ir.graph import KOPT, MICROSOFT
 from kopt.targets.lowering.activation import gelu
+from kopt.targets.lowering.kernel_calls import convolved
 from kopt.targets.lowering.matmul import dot, less_zero_point
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 from kopt.targets.lowering.winograd import conv3x3_winograd
@@ -268,7 +269,11 @@ def fused_conv(ctx: LoweringContext, x: Array, weight: Array, bias: Array | None
 @lowers("FusedConvNhwc", domain=KOPT)
 def fused_conv_nhwc(ctx: LoweringContext, x: Array, weight: Array, bias: Array | None = None, added: Array | None = None) -> Array:
     """activation(Conv(x) + added), channels last."""
-    y = _conv(ctx, jnp.asarray(x), weight, bias)
+    x, weight = jnp.asarray(x), jnp.asarray(weight)
+    fast = convolved(ctx, x, weight, Window.of(ctx, x.shape[1:-1], weight.shape[2:]), bias, added)
+    if fast is not None:
+        return fast
+    y = _conv(ctx, x, weight, bias)
     return activate(ctx, y if added is None else y + added)
 
 

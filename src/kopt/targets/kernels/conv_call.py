@@ -1,0 +1,81 @@
+"""Convolutions of traced arrays through the kernels: packing weights, choosing the tiling, the meaning in plain JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from kopt.targets.kernels.calls import KernelCalls
+from kopt.targets.kernels.conv import Conv, Depthwise, Image
+from kopt.targets.kernels.conv_tiling import conv_tiling, depthwise_tiling
+from kopt.targets.kernels.kernel import Epilogue, lanes
+from kopt.targets.kernels.product_call import finished, pack, unpack
+
+
+def convolve(calls: KernelCalls, x: Any, weight: Any, image: Image, rest: list[Any], epilogue: Epilogue) -> Any | None:
+    """epilogue(conv(x, weight)), or None where the kernel does not take these sizes.
+
+    Args:
+        calls: where the program's kernels are kept.
+        x: f32 (N, H, W, C).
+        weight: f32 (M, C, kh, kw).
+        image: sizes.
+        rest: bias f32 (M,) and residual f32 (N, OH, OW, M), as the epilogue says.
+        epilogue: what follows.
+    """
+    width, outputs = lanes(calls.target), weight.shape[0]
+    tiling = conv_tiling(image, outputs, width, calls.target.num_cores) if outputs >= width else None
+    if tiling is None:
+        return None
+    kernel = Conv(image, outputs, tiling, epilogue)
+    matrix = weight.transpose(2, 3, 1, 0).reshape(kernel.depth, outputs)
+    return calls.call(kernel, [x, pack(matrix, tiling.panel), *rest], conv_meaning)
+
+
+def convolve_depthwise(calls: KernelCalls, x: Any, weight: Any, image: Image, rest: list[Any], epilogue: Epilogue) -> Any | None:
+    """epilogue(conv(x, weight)) of every channel by itself, or None where the kernel does not take these sizes.
+
+    Args:
+        calls: where the program's kernels are kept.
+        x: f32 (N, H, W, C).
+        weight: f32 (C, 1, kh, kw).
+        image: sizes.
+        rest: bias f32 (C,) and residual f32 (N, OH, OW, C), as the epilogue says.
+        epilogue: what follows.
+    """
+    width = lanes(calls.target)
+    tiling = depthwise_tiling(image, width, calls.target.num_cores) if image.channels >= width else None
+    if tiling is None:
+        return None
+    kernel = Depthwise(image, tiling, epilogue)
+    return calls.call(kernel, [x, weight.reshape(weight.shape[0], -1).T, *rest], depthwise_meaning)
+
+
+def conv_meaning(kernel: Conv, x: Any, packed: Any, *rest: Any) -> Any:
+    """The convolution kernel in plain JAX."""
+    filters = unpack(packed, kernel.outputs).reshape(*kernel.image.kernel, kernel.image.channels, kernel.outputs)
+    return finished(kernel.epilogue, _slide(kernel.image, x, filters, 1), *rest)
+
+
+def depthwise_meaning(kernel: Depthwise, x: Any, rows: Any, *rest: Any) -> Any:
+    """The depthwise kernel in plain JAX."""
+    filters = rows.reshape(*kernel.image.kernel, 1, kernel.image.channels)
+    return finished(kernel.epilogue, _slide(kernel.image, x, filters, kernel.image.channels), *rest)
+
+
+def _slide(image: Image, x: Any, filters: Any, groups: int) -> Any:
+    needed = image.needed_rows(image.out_height), image.needed_width
+    sizes = image.height, image.width
+    pads = [(before, need - size - before) for before, need, size in zip(image.pads, needed, sizes, strict=True)]
+    return lax.conv_general_dilated(
+        jnp.asarray(x, np.float32),
+        filters,
+        image.strides,
+        pads,
+        rhs_dilation=image.dilations,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )

@@ -1,0 +1,66 @@
+"""Which nodes go through kernels, and how their operands are handed over. Kernels take f32 alone, and run on the CPU."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from kopt.targets.lowering.registry import Array, LoweringContext
+
+
+def may_call(ctx: LoweringContext, x: Array) -> bool:
+    """Whether the program may call kernels on ``x``."""
+    return ctx.options.get("kernel_calls") is not None and x.dtype == np.float32 and 0 not in x.shape
+
+
+def epilogue_of(ctx: LoweringContext, bias: Array | None, residual: Array | None) -> Any | None:
+    """The node's bias, residual and activation as kernels take them; None for an activation they do not have."""
+    from kopt.targets.kernels.kernel import ACTIVATIONS, Epilogue
+
+    name = str(ctx.attr("activation", ""))
+    low, high = (ctx.attr("activation_params") or (0.0, 0.0)) if name == "Clip" else (0.0, 0.0)
+    return Epilogue(bias is not None, residual is not None, name, float(low), float(high)) if name in ACTIVATIONS else None
+
+
+def multiplied(ctx: LoweringContext, x: Array, w: Array, bias: Array | None, residual: Array | None) -> Array | None:
+    """activation(x @ w + bias + residual) by a kernel, None where none takes it.  x: (..., K), w: (K, N)."""
+    epilogue = epilogue_of(ctx, bias, residual) if may_call(ctx, x) else None
+    if epilogue is None:
+        return None
+    from kopt.targets.kernels import product_call
+
+    calls = ctx.options["kernel_calls"]
+    if not product_call.can_multiply(prod(x.shape[:-1]), *w.shape, calls.target):
+        return None
+    return product_call.multiply(calls, x, w, bias, residual, epilogue)
+
+
+def convolved(ctx: LoweringContext, x: Array, weight: Array, window: Any, bias: Array | None, residual: Array | None) -> Array | None:
+    """activation(conv(x) + bias + residual) by a kernel, None where none takes it.
+
+    Args:
+        ctx: of the node; its attributes name group and activation.
+        x: (N, H, W, C).
+        weight: (M, C / group, kh, kw).
+        window: strides, dilations and pads.
+        bias: (M,) or None.
+        residual: (N, OH, OW, M) or None.
+    """
+    channels, group = x.shape[-1], ctx.attr("group", 1)
+    depthwise = 1 < group == channels == weight.shape[0]
+    epilogue = epilogue_of(ctx, bias, residual) if may_call(ctx, x) and x.ndim == 4 and (group == 1 or depthwise) else None
+    out_height, out_width = window.output(x.shape[1:3]) if epilogue else (0, 0)
+    if epilogue is None or min(out_height, out_width) < 1:
+        return None
+    if window.kernel == window.strides == (1, 1) and not any(map(any, window.pads)) and not depthwise:
+        return multiplied(ctx, x, weight.reshape(weight.shape[:2]).T, bias, residual)
+    from kopt.targets.kernels import conv_call
+    from kopt.targets.kernels.conv import Image
+
+    pads = (window.pads[0][0], window.pads[1][0])
+    image = Image(*x.shape[:3], channels, out_height, out_width, window.kernel, window.strides, window.dilations, pads)
+    rest = [array for array in (bias, residual) if array is not None]
+    convolve = conv_call.convolve_depthwise if depthwise else conv_call.convolve
+    return convolve(ctx.options["kernel_calls"], x, weight, image, rest, epilogue)
