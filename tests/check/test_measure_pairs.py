@@ -11,7 +11,7 @@ import pytest
 from kopt.check import measure_pairs as m
 from kopt.check.steady import State
 
-SHORT = m.PairProtocol(block_s=0.01, warmup_s=0.0)
+SHORT = m.PairProtocol(quads=2, block_s=0.01, warmup_s=0.0)
 
 
 @pytest.fixture
@@ -46,6 +46,11 @@ def measure(baseline, number, seed=0, counters=lambda: m.MachineCounters(0, 0, 0
     return m.measure_process(path, Path("new"), {}, number=number, threads=1, protocol=SHORT, max_block_s=1.0, seed=seed, counters=counters)
 
 
+@pytest.mark.parametrize(("call_s", "quads"), [(1e-5, 8), (0.1, 8), (0.5, 4), (0.9, 2), (30.0, 2), (0.0, 8)])
+def test_long_calls_take_fewer_quads(call_s, quads) -> None:
+    assert m.quads_within(m.PairProtocol(), 0.25, call_s) == quads
+
+
 @pytest.mark.parametrize(("slow_s", "blocks", "state"), [(0.0, 1, State.FLAT), (2.0, 8, State.WARM_UP), (99.0, 19, State.UNSTEADY)])
 def test_a_side_warms_up_until_it_holds_its_level(slow_s, blocks, state) -> None:
     """Calls take longer and longer until ``slow_s`` have passed, and 10 ms from then on."""
@@ -63,7 +68,7 @@ def test_a_side_warms_up_until_it_holds_its_level(slow_s, blocks, state) -> None
                 self.clock += samples[-1]
             return samples
 
-    assert m.warm_up(Child(), m.PairProtocol()) is state
+    assert m.warm_up(Child(), m.PairProtocol())[0] is state
     assert abs(len(asked) - blocks) <= 2
 
 

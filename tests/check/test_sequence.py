@@ -41,9 +41,23 @@ def test_a_slowdown_is_confirmed_in_fresh_processes() -> None:
     assert [number for number, _ in scene.calls] == list(range(10))
 
 
+def test_a_confirmation_that_neither_confirms_nor_refutes_is_extended() -> None:
+    unclear = Scene([0.3] * 5 + [0.12, -0.1] * 9, limit=1e6)
+    assert sizes(unclear) == (5, 10)
+    refuted = Scene([0.3] * 5 + [0.0], limit=1e6)
+    assert sizes(refuted) == (5, 5)
+
+
+def test_time_for_a_confirmation_is_kept() -> None:
+    scene = Scene([0.045], noise=0.05, seconds=9.0)
+    first, _ = sizes(scene)
+    assert 5 < first <= 10
+    assert scene.now <= 120
+
+
 def test_unclear_pairs_are_doubled_while_time_remains() -> None:
     assert sizes(Scene([0.0, 0.09, -0.02], noise=0.06, limit=1e6))[0] in (10, 20)
-    scene = Scene([0.045], noise=0.05)
+    scene = Scene([0.045], noise=0.05, seconds=7.0)
     first, _ = sizes(scene)
     assert 5 < first < 20
     assert scene.now <= 120

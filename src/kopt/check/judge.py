@@ -16,6 +16,7 @@ from kopt.check.verdict import (
     Comparison,
     Verdict,
     bootstrap_medians,
+    both,
     compare,
     judge_limit,
     pair_effect,
@@ -23,8 +24,8 @@ from kopt.check.verdict import (
 )
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-LATER_CONFIDENCE = 0.995
-"""Of looks after the first one: looking again must not make a false alarm likelier."""
+CONFIRMING = 0.95
+"""Confidence of the confirmation: beside a first look at 99 % a false alarm needs both, one of 2,000 looks."""
 
 MIN_PROCESSES = 3
 """Fresh processes behind every absolute limit."""
@@ -93,11 +94,9 @@ def judge_regression(
     finding = Finding(found.verdict, found.effect, found.lower, found.upper, found.num_pairs, note=note, p_value=1.0)
     if found.verdict is not Verdict.FAIL:
         return finding
-    again, _ = _compare(confirmation, max_regression, seed, protocol) if confirmation else (None, 0)
+    again, _ = _compare(confirmation, max_regression, seed, protocol, CONFIRMING) if confirmation else (None, 0)
     if again is not None and again.verdict is Verdict.FAIL:
-        looks = 1 + math.ceil(math.log2(max(1, len(first) / protocol.processes)))
-        # Fresh processes are independent: both must show as much, so the probabilities multiply.
-        p_value = max(min(1.0, looks * found.p_value), again.p_value) ** 2
+        p_value = both(*(min(1.0, _looks(runs, protocol) * one.p_value) for runs, one in ((first, found), (confirmation, again))))
         if p_value <= 1 - CONFIDENCE:
             note = f"{note}; confirmed by {again.num_pairs} pairs in fresh processes ({again.effect:+.1%})"
             return replace(finding, note=note, p_value=p_value)
@@ -105,6 +104,12 @@ def judge_regression(
         return replace(finding, verdict=Verdict.INCONCLUSIVE, note=note, p_value=p_value)
     why = "there was no time to confirm it; raise --time-limit" if not confirmation else "fresh processes did not confirm it; run it again"
     return replace(finding, verdict=Verdict.INCONCLUSIVE, note=f"a slowdown was seen, but {why}")
+
+
+def is_refuted(confirmation: Sequence[ProcessRun], max_regression: float, *, seed: int, protocol: PairProtocol) -> bool:
+    """Whether fresh processes show by themselves that the artifact is within the limit."""
+    again, _ = _compare(confirmation, max_regression, seed, protocol)
+    return again is not None and again.verdict is Verdict.PASS
 
 
 def no_steady_state(runs: Sequence[ProcessRun], *, beside_baseline: bool) -> str:
@@ -129,15 +134,22 @@ def _level(pair: Pair, *, beside_baseline: bool) -> float:
     return pair_effect(pair.baseline_ns if beside_baseline else [1], pair.candidate_ns, 0.5)
 
 
-def _compare(runs: Sequence[ProcessRun], limit: float, seed: int, protocol: PairProtocol) -> tuple[Comparison | None, int]:
+def _compare(
+    runs: Sequence[ProcessRun], limit: float, seed: int, protocol: PairProtocol, confidence: float = CONFIDENCE
+) -> tuple[Comparison | None, int]:
     """The comparison over undisturbed pairs, None when too many were disturbed; and how many were."""
     kept = [[pair for pair in run.pairs if not pair.disturbed] for run in runs]
     spoiled = _num_pairs(runs) - sum(map(len, kept))
     if spoiled > MAX_DISCARDED * _num_pairs(runs) or not any(kept):
         return None, spoiled
     effects = [[pair_effect(pair.baseline_ns, pair.candidate_ns, 0.5) for pair in pairs] for pairs in kept]
-    confidence = CONFIDENCE if len(runs) <= protocol.processes else LATER_CONFIDENCE
-    return compare(effects, max_regression=limit, confidence=confidence, seed=seed), spoiled
+    later = 1 - (1 - confidence) / 2  # looking again must not make a false alarm likelier
+    return compare(effects, max_regression=limit, confidence=confidence if len(runs) <= protocol.processes else later, seed=seed), spoiled
+
+
+def _looks(runs: Sequence[ProcessRun], protocol: PairProtocol) -> int:
+    """How often these runs were looked at, each time with twice as many."""
+    return 1 + math.ceil(math.log2(max(1, len(runs) / protocol.processes)))
 
 
 def _num_pairs(runs: Sequence[ProcessRun]) -> int:

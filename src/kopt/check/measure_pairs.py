@@ -27,7 +27,8 @@ class PairProtocol:
 
     Attributes:
         processes: fresh pairs of processes in a first look.
-        quads: quads in each of them; a quad gives two pairs.
+        quads: quads in each of them, fewer where a single call is long; a quad gives two pairs. Many short blocks serve better
+            than few long ones: the less time between the halves of a pair, the less the machine changes meanwhile.
         block_s, min_calls, max_block_s: a block takes both of the first two, but never longer than the last.
         warmup_s: how long each side runs at least before its first block.
         max_warmup_s: how long it may run until it holds its level.
@@ -35,9 +36,9 @@ class PairProtocol:
     """
 
     processes: int = 5
-    quads: int = 2
-    block_s: float = 0.25
-    min_calls: int = 20
+    quads: int = 8
+    block_s: float = 0.125
+    min_calls: int = 10
     max_block_s: float = 2.0
     warmup_s: float = 0.5
     max_warmup_s: float = 10.0
@@ -157,8 +158,9 @@ def measure_process(
         loading = sorted(paths, reverse=not baseline_first)
         started = {side: stack.enter_context(Runner("kopt", paths[side], feeds, threads=threads)) for side in loading}
         warm = {side: warm_up(runner, protocol) for side, runner in started.items()}
+        slowest_s = max(call_s for _, call_s in warm.values())
         pairs: list[Pair] = []
-        for _ in range(protocol.quads):
+        for _ in range(quads_within(protocol, max_block_s, slowest_s)):
             order = quad_order(coins.random() < 0.5)
             for first, second in (order[:2], order[2:]):
                 before = counters()
@@ -168,14 +170,20 @@ def measure_process(
                 throttled, steal = counters().since(before)
                 alone = () if baseline is None else blocks[0]
                 pairs.append(Pair(alone, blocks[0] + blocks[1] if baseline is None else blocks[1], throttled, steal))
+        states = {side: state for side, (state, _) in warm.items()}
         return ProcessRun(
-            tuple(pairs), started[1].started.load_s, started[1].peak_bytes(), baseline_first, warm[1], warm.get(0, State.FLAT)
+            tuple(pairs), started[1].started.load_s, started[1].peak_bytes(), baseline_first, states[1], states.get(0, State.FLAT)
         )
 
 
-def warm_up(runner: Runner, protocol: PairProtocol) -> State:
-    """Run a side until it holds its level, or time is up; what it did meanwhile."""
+def quads_within(protocol: PairProtocol, max_block_s: float, call_s: float) -> int:
+    """The protocol's quads, or as many as single calls fit into the time its blocks may take; at least two."""
+    return max(2, min(protocol.quads, int(protocol.quads * max_block_s / max(call_s, 1e-9))))
+
+
+def warm_up(runner: Runner, protocol: PairProtocol) -> tuple[State, float]:
+    """Run a side until it holds its level, or time is up; what it did meanwhile, and the seconds of its last calls."""
     samples = runner.block(protocol.warmup_s, 3)
     while (state := state_of(samples)) is State.UNSTEADY and sum(samples) < protocol.max_warmup_s * 1e9:
         samples += runner.block(protocol.warmup_s, 3)
-    return state
+    return state, float(np.median(samples[-(len(samples) // 2 + 1) :])) / 1e9

@@ -6,9 +6,11 @@ Source: Barrett et al., "Virtual machine warmup blows hot and cold", OOPSLA 2017
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from enum import StrEnum
+from statistics import median
 
 import numpy as np
 
@@ -53,8 +55,9 @@ def state_of(samples_ns: Sequence[int]) -> State:
 
 def _windows(samples_ns: Sequence[int], most: int) -> np.ndarray:
     """Logarithms of the medians of up to ``most`` equal stretches of calls, f64 (windows,)."""
-    parts = np.array_split(np.asarray(samples_ns, float), min(most, len(samples_ns))) if len(samples_ns) else []
-    return np.log([float(np.median(part)) for part in parts])
+    count = min(most, len(samples_ns))
+    ends = [len(samples_ns) * k // count for k in range(count + 1)] if count else [0]
+    return np.log([median(samples_ns[start:end]) for start, end in itertools.pairwise(ends)])
 
 
 def common_drift(series: Sequence[Sequence[float]]) -> float:

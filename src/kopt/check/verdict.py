@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import median
 from typing import TypeAlias
 
 import numpy as np
@@ -93,6 +94,8 @@ class LimitResult:
 
 def pair_effect(baseline: Sequence[float], candidate: Sequence[float], quantile: float) -> float:
     """ln(q(candidate) / q(baseline)) of two neighbouring blocks."""
+    if quantile == 0.5:  # numpy takes much longer for blocks of ten calls
+        return math.log(median(candidate) / median(baseline))
     return math.log(float(np.quantile(candidate, quantile)) / float(np.quantile(baseline, quantile)))
 
 
@@ -111,6 +114,8 @@ def bootstrap_medians(effects: Effects, seed: int, draws: int = BOOTSTRAP_DRAWS)
     rows = rng.integers(len(groups), size=(draws, len(groups)))
     columns = (rng.random((draws, len(groups), width)) * lengths[rows][:, :, None]).astype(int)
     drawn = table[rows[:, :, None], columns]
+    if (lengths == width).all():  # much faster than what knows of missing values
+        return np.asarray(np.median(drawn.reshape(draws, -1), axis=1))
     drawn[np.arange(width)[None, None, :] >= lengths[rows][:, :, None]] = np.nan
     medians: np.ndarray = np.nanmedian(drawn.reshape(draws, -1), axis=1)
     return medians
@@ -131,6 +136,12 @@ def tail_of_t(distance: float, error: float, degrees: int) -> float:
     from scipy.special import stdtr
 
     return float(stdtr(degrees, -distance / error))
+
+
+def both(first: float, second: float) -> float:
+    """How probable as much evidence is from two independent looks with these probabilities (Fisher's method)."""
+    product = first * second
+    return product * (1 - math.log(product)) if product > 0 else 0.0
 
 
 def compare(

@@ -1,0 +1,168 @@
+"""False alarms and power of the gate on traces: the real protocol and verdicts, only the machine is made up or replayed.
+
+Usage: python benchmarks/gate/traces.py [--seconds 50] [--runs 10000] [--power-runs 500]
+
+Continues results/traces.json where it stopped; run it until it says that everything is done. Equal versions give equal numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from noise import Trace, traces
+
+from kopt.check.family import correct
+from kopt.check.judge import Finding, Result, judge_regression
+from kopt.check.measure_pairs import Pair, PairProtocol, ProcessRun, quad_order
+from kopt.check.sequence import MeasuringTime
+from kopt.check.steady import State, state_of
+from kopt.check.verdict import Verdict
+
+RESULTS = Path(__file__).parent / "results" / "traces.json"
+PROTOCOL = PairProtocol()
+CALL_S = 0.0125
+BLOCK_CALLS = round(PROTOCOL.block_s / CALL_S)
+START_S = 4.0
+LAYOUT = 0.004
+"""How much a process's memory layout moves its latency, as a standard deviation."""
+
+EFFECTS = (0.0, 0.05, 0.10, -0.05, -0.10)
+JOB = 20
+CHUNK = 20
+
+
+@dataclass
+class Machine:
+    """Fresh process pairs on one trace, on a clock that counts what they would take."""
+
+    trace: Trace
+    slowdown: float
+    rng: np.random.Generator
+    now: float = 0.0
+
+    def measure(self, number: int, *_: object) -> ProcessRun:
+        """One process pair, as ``measure_process`` would give it."""
+        factors = np.exp(self.rng.normal(0, LAYOUT, 2)) * (1.0, 1.0 + self.slowdown)
+        warm = round(PROTOCOL.warmup_s / CALL_S)
+        most = round(PROTOCOL.max_warmup_s / CALL_S)
+        blocks = 4 * PROTOCOL.quads
+        machine = self.trace(self.rng, 2 * (most + warm) + blocks * BLOCK_CALLS)
+        used, states = 0, []
+        for side in (0, 1):
+            length = warm
+            while (state := state_of(self._times(machine[used : used + length], factors[side]))) is State.UNSTEADY and length < most:
+                length += warm
+            used += length
+            states.append(state)
+        pairs = []
+        for _ in range(PROTOCOL.quads):
+            order = quad_order(bool(self.rng.random() < 0.5))
+            for first, second in (order[:2], order[2:]):
+                found = {}
+                for side in (first, second):
+                    found[side] = self._times(machine[used : used + BLOCK_CALLS], factors[side])
+                    used += BLOCK_CALLS
+                pairs.append(Pair(found[0], found[1]))
+        self.now += START_S + used * CALL_S
+        return ProcessRun(tuple(pairs), 1.0, 10**8, number % 2 == 0, states[1], states[0])
+
+    def _times(self, calls: np.ndarray, factor: float) -> tuple[int, ...]:
+        return tuple((calls * (factor * CALL_S * 1e9)).astype(int).tolist())
+
+
+def gate_run(trace: Trace, slowdown: float, seed: list[int]) -> tuple[Finding, float]:
+    """One run of the gate; its finding, and the seconds it would have taken."""
+    machine = Machine(trace, slowdown, np.random.default_rng(seed))
+    measuring = MeasuringTime(machine.measure, PROTOCOL, PROTOCOL.time_limit_s, lambda: machine.now)
+    first, confirmation = measuring.regression(0.05, seed[-1])
+    return judge_regression(first, confirmation, 0.05, seed=seed[-1], protocol=PROTOCOL), machine.now
+
+
+def reason(finding: Finding) -> str:
+    """Why a finding is what it is, without its numbers."""
+    if finding.verdict is not Verdict.INCONCLUSIVE:
+        return finding.verdict.value
+    known = ("no steady state", "interfered", "would settle it", "no time to confirm", "did not confirm", "too few")
+    return next((text for text in known if text in finding.note), "other")
+
+
+def extend(cell: dict[str, Any], name: str, trace: Trace, slowdown: float) -> None:
+    """A chunk of further runs, counted into the cell; a chunk is also one job of as many models."""
+    findings = []
+    for number in range(cell["runs"], cell["runs"] + CHUNK):
+        finding, seconds = gate_run(trace, slowdown, [zlib.crc32(name.encode()), round(1e4 * (1 + slowdown)), number])
+        findings.append(finding)
+        cell["seconds"] = cell.get("seconds", 0.0) + seconds
+        cell["longest_s"] = max(cell.get("longest_s", 0.0), round(seconds, 1))
+    cell["runs"] += CHUNK
+    cell["outcomes"] = dict(sorted((Counter(cell["outcomes"]) + Counter(map(reason, findings))).items()))
+    job = correct([Result(name, 1, "max_regression", one.verdict, 0.05, p_value=one.p_value) for one in findings])
+    cell["jobs_of_20"] += 1
+    cell["jobs_failed"] += any(one.verdict is Verdict.FAIL for one in job)
+    cell["failed_within_jobs"] += sum(one.verdict is Verdict.FAIL for one in job)
+
+
+def upper_bound(count: int, runs: int) -> float:
+    """One-sided 95 % bound of a rate (Clopper and Pearson)."""
+    from scipy.stats import beta
+
+    return float(beta.ppf(0.95, count + 1, runs - count)) if count < runs else 1.0
+
+
+def summary(cells: dict[str, dict[str, Any]]) -> str:
+    """A line per cell."""
+    lines = []
+    for key, cell in cells.items():
+        failed = cell["outcomes"].get("fail", 0)
+        rest = ", ".join(f"{what} {count}" for what, count in cell["outcomes"].items() if what != "fail")
+        lines.append(
+            f"{key:32} {cell['runs']:6} runs  fail {failed / cell['runs']:8.2%} (at most {upper_bound(failed, cell['runs']):.2%})  "
+            f"jobs of 20 failed {cell['jobs_failed']}/{cell['jobs_of_20']}  {cell['seconds'] / cell['runs']:.0f} s each; {rest}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing until the time is up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=50, help="stop after so long")
+    parser.add_argument("--runs", type=int, default=10_000, help="A/A runs of every trace")
+    parser.add_argument("--power-runs", type=int, default=500, help="runs of every trace with another effect")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--only", default="", help="traces whose names contain this")
+    options = parser.parse_args()
+    cells = json.loads(options.out.read_text())["cells"] if options.out.exists() else {}
+    end = time.monotonic() + options.seconds
+    missing = True
+    while missing and time.monotonic() < end:
+        missing = False
+        for name, trace in traces().items():
+            for effect in EFFECTS if options.only in name else ():
+                fresh = {"runs": 0, "outcomes": {}, "jobs_of_20": 0, "jobs_failed": 0, "failed_within_jobs": 0}
+                cell = cells.setdefault(f"{name} {effect:+.0%}", fresh)
+                wanted = options.runs if effect == 0 else options.power_runs
+                for _ in range(20 if effect == 0 else 1):
+                    if cell["runs"] < wanted and time.monotonic() < end:
+                        extend(cell, name, trace, effect)
+                        missing = True
+    options.out.parent.mkdir(exist_ok=True)
+    cells = {key: cell for key, cell in cells.items() if cell["runs"]}
+    options.out.write_text(json.dumps({"protocol": "default", "cells": cells}, indent=1) + "\n")
+    print(summary(cells))
+    print("there is more to run" if missing else "everything is done")
+
+
+if __name__ == "__main__":
+    main()
