@@ -128,10 +128,8 @@ def test_behaviour(name: str) -> None:
 
 
 def test_a_local_function() -> None:
-    text = (
-        HEAD
-        + 'g (float[N] x) => (float[N] y) { y = local.twice(x) }\n<domain: "local", opset_import: ["" : 21]>\ntwice (a) => (b) { b = Add(a, a) }'
-    )
+    function = '<domain: "local", opset_import: ["" : 21]> twice (a) => (b) { b = Add(a, a) }'
+    text = f"{HEAD}g (float[N] x) => (float[N] y) {{ y = local.twice(x) }}\n{function}"
     np.testing.assert_array_equal(backend.run_model(parser.parse_model(text), [_ramp(3)])[0], _ramp(3) * 2)
 
 
