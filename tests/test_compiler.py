@@ -25,6 +25,14 @@ def expected(x: np.ndarray) -> dict[str, np.ndarray]:
     return {"y": np.tanh(x @ w), "t": x.sum(1)}
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_done(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    said: list[str] = []
+    with pytest.raises(errors.FileError, match="cannot write the artifact"):
+        kopt.compile(graphs.model(MODEL), output=tmp_path / "file" / "m.kopt", measure=False, progress=said.append)
+    assert said == []
+
+
 def test_every_batch_is_checked_and_reported(tmp_path, rng) -> None:
     said: list[str] = []
     artifact = kopt.compile(graphs.model(MODEL), output=tmp_path / "m.kopt", batch=[1, 5], measure=False, progress=said.append)

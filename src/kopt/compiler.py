@@ -51,6 +51,7 @@ class Request:
     baseline: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
+    kernels: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def compile(
     threads: int | None = None,
     measure: bool = True,
     baseline: bool = True,
+    kernels: bool = True,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -94,6 +96,7 @@ def compile(
         threads: to compile for and to measure with; by default all cores this process may use.
         measure: whether latency is measured (in child processes).
         baseline: whether ONNX Runtime is measured beside it, where it is installed.
+        kernels: whether products and convolutions run as kopt's own kernels on a CPU; needs a C compiler.
         options: of the lowering, such as {"conv3x3": "winograd4"}.
         progress: called with what is being done.
 
@@ -114,6 +117,7 @@ def compile(
         baseline,
         dict(options or {}),
         threads,
+        kernels,
     )
     return run(request, progress or (lambda _: None))
 
@@ -126,11 +130,11 @@ def _output(model: Any, output: str | Path | None) -> Path:
 
 def run(request: Request, progress: Progress) -> Artifact:
     """Carry out a request; ``progress`` hears what is being done."""
-    from kopt.artifact.staging import check_replaceable
+    from kopt.artifact.staging import check_writable
     from kopt.frontend.load import load
     from kopt.targets.xla_threads import limit_threads
 
-    check_replaceable(request.output)
+    check_writable(request.output)
     limit_threads(request.threads)
     progress("reading the model")
     original = load(request.model)
@@ -158,8 +162,10 @@ def import_graph(graph: Graph) -> tuple[Graph, tuple[PassRecord, ...]]:
 
 
 def recipe_for(request: Request) -> Recipe:
-    """Passes and options for the wanted precision."""
+    """Passes and options for the wanted precision. Kernels take f32 on a CPU."""
     if request.precision == "fp32":
+        if request.kernels and request.target.device == "cpu":
+            return Recipe.of_preset("xla-kernels", options={"kernels": True, **request.options})
         return Recipe.of_preset("xla", options=request.options)
     *passes, last = preset("xla")
     return Recipe("xla", format_passes([*passes, _precision(request), last]), dict(request.options))
@@ -185,6 +191,7 @@ def _build(graph: Graph, recipe: Recipe, request: Request, bucket: Bucket, progr
         "flops": graph_flops(done.lowered.graph),
         "num_nodes": len(done.lowered.graph.nodes),
         "lower_s": round(lowered_s, 4),
+        "kernels": dict(done.lowered.kernels),
         "weights_bytes": sum(array.nbytes for array in done.lowered.weights.values()),
     }
     portable = chosen.portable(done.lowered) if hasattr(chosen, "portable") else b""

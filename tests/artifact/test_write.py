@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from kopt.artifact import Artifact
 from kopt.artifact import write as writing
-from kopt.artifact.staging import Staging
+from kopt.artifact.staging import Staging, check_writable
 from kopt.artifact.write import Contents, rewrite, write
 from kopt.errors import FileError, UsageError
 from kopt.ir.builder import Builder
@@ -158,3 +158,14 @@ def test_small_and_unusual_constants_stay_in_the_model(tmp_path):
     assert [array.shape for array in artifact.weights.values()] == [(400, 3)]
     (found,) = ReferenceEvaluator(onnx.load(artifact.model_path)).run(None, {"x": np.ones((2, 3), np.float32)})
     np.testing.assert_allclose(found, np.full((2, 400), 9))
+
+
+def test_what_could_not_be_written_is_known_beforehand_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file" / "m.kopt", tmp_path / "file" / "deeper" / "m.kopt", tmp_path / ("n" * 300)):
+        with pytest.raises(FileError, match="cannot write the artifact"):
+            check_writable(output)
+    with pytest.raises(UsageError, match="is not a kopt artifact"):
+        check_writable(tmp_path / "file")
+    check_writable(tmp_path / "new" / "folder" / "m.kopt")
+    assert siblings(tmp_path) == ["file"]

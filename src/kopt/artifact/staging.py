@@ -33,7 +33,7 @@ class Staging:
     def __init__(self, output: Path) -> None:
         self.output = output
         self.files: dict[str, StoredFile] = {}
-        self._root = output.parent / f".{output.name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
+        self._root = output.parent / _partial(output)
 
     def __enter__(self) -> Staging:
         check_replaceable(self.output)
@@ -106,6 +106,25 @@ def check_replaceable(output: Path) -> None:
     """
     if output.is_symlink() or (output.exists() and not is_artifact(output)):
         raise UsageError(f"'{output}' exists and is not a kopt artifact", next_step="choose another name with -o, or remove it first")
+
+
+def check_writable(output: Path) -> None:
+    """Check, before any work is done for it, that an artifact can appear at ``output``.
+
+    Raises:
+        UsageError: something that is not an artifact is there.
+        FileError: the file system refuses; nothing is left behind.
+    """
+    with _file_errors(output):
+        check_replaceable(output)
+        folder = next(parent for parent in output.absolute().parents if parent.exists())
+        probe = folder / _partial(output)
+        probe.mkdir()
+        probe.rmdir()
+
+
+def _partial(output: Path) -> str:
+    return f".{output.name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
 
 
 def _exchange(new: Path, old: Path) -> None:

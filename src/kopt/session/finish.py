@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kopt.artifact.manifest import Requirements
 from kopt.artifact.read import Artifact
+from kopt.artifact.staging import check_writable
 from kopt.artifact.write import rewrite
 from kopt.errors import IncompatibleArtifactError
 from kopt.session.cache import ProgramCache
@@ -30,8 +31,10 @@ def finish(path: str | Path, output: str | Path, *, threads: int | None = None) 
         IncompatibleArtifactError: a program packs its weights differently when compiled by what is installed here.
         MissingDependencyError: the installed compiler cannot store native code.
         UsageError: something that is not an artifact is at ``output``.
+        FileError: ``output`` cannot be written.
     """
     limit_threads(threads)
+    check_writable(Path(output))
     artifact = Artifact.open(path)
     ladder = Ladder(artifact, None, ProgramCache())
     ladder.check_device()
