@@ -87,6 +87,14 @@ def test_verify(kopt) -> None:
     assert kopt("verify m.kopt --against other.onnx --atol 100")[0] == 0
 
 
+@pytest.mark.parametrize("command", ["inspect broken.kopt", "inspect broken.kopt --stage graph", "export onnx broken.kopt -o o"])
+def test_a_directory_without_a_manifest_is_no_artifact(kopt, command) -> None:
+    Path("broken.kopt").mkdir(exist_ok=True)
+    code, _, err = kopt(command)
+    assert code == 5
+    assert "'broken.kopt' is not a kopt artifact" in err
+
+
 def test_inspect(kopt) -> None:
     code, out, _ = kopt("inspect m.onnx --json")
     facts = json.loads(out)
@@ -138,6 +146,8 @@ def test_bad_models_give_one_error(kopt, command, kind, code) -> None:
     elif kind != "absent":
         whole = Path("m.onnx").read_bytes()
         Path(path).write_bytes({"empty": b"", "text": b"no model", "cut": whole[:-9]}[kind])
+    if kind == "folder" and command.startswith(("inspect", "export")):
+        code = 5  # these take artifacts too, and a folder can be nothing else
     found, out, err = kopt(command.format(path))
     assert (found, out) == (code, "")
     assert err.count("error: ") == 1

@@ -20,14 +20,13 @@ def run(
 ) -> None:
     """Write an artifact or model as ONNX, or as StableHLO text."""
     from kopt.artifact import Artifact
-    from kopt.artifact.read import is_artifact
     from kopt.frontend.export import save
     from kopt.frontend.load import load
 
     if form not in ("onnx", "stablehlo"):
         raise UsageError(f"unknown form '{form}'", next_step="choose one of: onnx, stablehlo")
     check_folder(output)
-    graph = load(str(Artifact.open(source).model_path if is_artifact(source) else source))
+    graph = load(str(Artifact.open(source).model_path if source.is_dir() else source))
     if form == "onnx":
         save(graph, output)
     else:

@@ -26,15 +26,14 @@ def run(
     json: bool = typer.Option(False, "--json", help="As JSON."),
 ) -> None:
     """Operators, opset, dimensions, operation counts, and what each backend can compile."""
-    from kopt.artifact.read import is_artifact
-
-    if is_artifact(model) and stage is None:
+    held = model.is_dir()  # a directory can only be an artifact; opening it says what it lacks
+    if held and stage is None:
         _show_artifact(model, json)
         return
     from kopt.artifact import Artifact
     from kopt.frontend.load import load
 
-    graph = load(str(Artifact.open(model).model_path if is_artifact(model) else model))
+    graph = load(str(Artifact.open(model).model_path if held else model))
     if stage is not None:
         _show_stage(graph, stage, one_batch(batch), parse_shapes(shape))
         return
