@@ -21,16 +21,25 @@ def limit_threads(threads: int | None) -> None:
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads are not possible", next_step="give at least 1")
     if _started():
-        if threads not in (None, _asked_for[-1] if _asked_for else None):
+        running = _running()
+        if threads not in (None, running):
             raise UsageError(
-                f"{threads} threads were asked for, but JAX already runs in this process with another number",
-                next_step="load the artifact before anything else uses JAX, or in a process of its own",
+                f"{threads} threads were asked for, but JAX already runs with {running}, which cannot change any more",
+                where=f"process {os.getpid()}",
+                next_step=f"ask for {running}, call kopt before anything else that uses JAX, or use a process of its own, "
+                f"such as `kopt ... --threads {threads}`",
             )
     elif threads is not None:
         os.environ[_VARIABLE] = str(threads)
         _asked_for.append(threads)
     else:
         os.environ.setdefault(_VARIABLE, str(available_cores()))
+
+
+def _running() -> int:
+    """What JAX was started with: what was asked for last, the environment's number, or all cores."""
+    given = os.environ.get(_VARIABLE, "")
+    return _asked_for[-1] if _asked_for else int(given) if given.isdecimal() and int(given) else available_cores()
 
 
 def _started() -> bool:
