@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from jax import lax
 
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
+from kopt.targets.lowering.rounding import rounded
 
 
 def _activation(op: str, function: Callable[..., Array], *attrs: str) -> None:
@@ -68,12 +71,24 @@ def prelu(ctx: LoweringContext, x: Array, slope: Array) -> Array:
 
 
 def softmax(x: Array, axis: int) -> Array:
-    """exp(x - max) / sum; computed in f32 for narrower floats."""
+    """exp(x - max) / sum; every step of 16-bit floats is rounded to their type, as the steps of ONNX's definition are."""
     wide = x.astype(np.float32) if x.dtype.itemsize < 4 else x
     if not wide.size:
         return x
-    exponents = jnp.exp(wide - lax.stop_gradient(wide.max(axis, keepdims=True)))
-    return (exponents / exponents.sum(axis, keepdims=True)).astype(x.dtype)
+    exponents = rounded(jnp.exp(rounded(wide - lax.stop_gradient(wide.max(axis, keepdims=True)), x.dtype)), x.dtype)
+    return (exponents / rounded(_total(exponents, axis, x.dtype), x.dtype)).astype(x.dtype)
+
+
+_SHORT = 16  # a row of so few numbers is added one by one
+
+
+def _total(exponents: Array, axis: int, dtype: Any) -> Array:
+    """The sum along an axis. bf16 rounds every sum, which is harmless in short rows and would stop long ones from growing."""
+    count = exponents.shape[axis]
+    if dtype != ml_dtypes.bfloat16 or count > _SHORT:
+        return exponents.sum(axis, keepdims=True)
+    parts = [lax.slice_in_dim(exponents, k, k + 1, axis=axis % exponents.ndim) for k in range(count)]
+    return reduce(lambda total, part: rounded(total + part, dtype), parts)
 
 
 @lowers("Softmax")

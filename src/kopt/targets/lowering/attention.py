@@ -10,12 +10,18 @@ import numpy as np
 from kopt.ir.types import DType
 from kopt.targets.lowering.activation import softmax
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
+from kopt.targets.lowering.rounding import is_narrow, narrowed
 
 
 def heads_of(x: Array, count: int) -> Array:
     """(batch, seq, heads * head_dim) ==> (batch, heads, seq, head_dim)."""
     batch, seq, width = x.shape
     return x.reshape(batch, seq, count, width // count).transpose(0, 2, 1, 3)
+
+
+def _exact(x: Array) -> Array:
+    """Steps on 16-bit floats are rounded to them, as those of the function body in the standard are."""
+    return narrowed(x) if is_narrow(x) else x
 
 
 def _scores_dot(a: Array, b: Array) -> Array:
@@ -48,15 +54,15 @@ def attention(
     given = ctx.attr("scale")
     scale = 1 / np.sqrt(q.shape[-1]) if given is None else given
     root = np.sqrt(abs(scale)).astype(q.dtype)
-    scores = _scores_dot(q * (-root if scale < 0 else root), jnp.swapaxes(k * root, -1, -2)).astype(q.dtype)
+    scores = _exact(_scores_dot(_exact(q * (-root if scale < 0 else root)), jnp.swapaxes(_exact(k * root), -1, -2)).astype(q.dtype))
     raw = scores
     bias = _mask(ctx, q, k, mask, lengths, past)
     mode = ctx.attr("qk_matmul_output_mode", 0)
     cap = ctx.attr("softcap", 0.0)
     if cap:
-        scores = jnp.tanh(scores / cap) * cap
+        scores = _exact(jnp.tanh(scores / cap) * cap)
     capped = scores
-    masked = scores = scores if bias is None else scores + bias.astype(scores.dtype)
+    masked = scores = scores if bias is None else _exact(scores + bias.astype(scores.dtype))
     weights = _softmax(ctx, scores, bias)
     y = _scores_dot(weights, v).astype(q.dtype)
     if flat:
@@ -73,7 +79,7 @@ def _softmax(ctx: LoweringContext, scores: Array, bias: Array | None) -> Array:
     dead = jnp.all(jnp.isneginf(scores), -1, keepdims=True)
     if bias is not None:
         dead |= jnp.all(jnp.isneginf(bias), -1, keepdims=True)
-    return jnp.where(dead, jnp.zeros_like(weights), weights).astype(scores.dtype)
+    return _exact(jnp.where(dead, jnp.zeros_like(weights), weights).astype(scores.dtype))
 
 
 def _mask(ctx: LoweringContext, q: Array, k: Array, mask: Array | None, lengths: Array | None, past: int) -> Array | None:

@@ -14,6 +14,7 @@ import numpy as np
 from kopt.errors import DynamicShapeError, KoptError, UnsupportedModelError
 from kopt.ir.graph import Graph, Node, Value
 from kopt.targets.lowering.registry import Array, Lowering, LoweringContext, lowering_of, static_inputs
+from kopt.targets.lowering.rounding import MOVES, is_narrow, narrowed
 
 _FAMILIES = (
     "activation",
@@ -131,6 +132,8 @@ def _run_node(node: Node, env: dict[Value, Array], options: Mapping[str, Any]) -
     except (TypeError, ValueError, IndexError, KeyError, ZeroDivisionError, OverflowError) as error:
         raise _located(node, args, error) from error
     outputs = results if isinstance(results, tuple | list) else (results,)
+    if options.get("device") == "cpu" and not (node.op in MOVES and not node.domain):
+        outputs = [narrowed(result) if isinstance(result, jax.Array) and is_narrow(result) else result for result in outputs]
     env.update((value, result) for value, result in zip(node.outputs, outputs, strict=False) if value is not None)
 
 
