@@ -48,11 +48,13 @@ def describe(graph: Graph) -> dict[str, Any]:
     """What `kopt inspect` says of a model, in JSON types."""
     from kopt.hardware import Target
     from kopt.targets.base import backend
+    from kopt.targets.partition import host_nodes
 
     flops, counted_at = _flops(graph)
+    on_host = host_nodes(graph)
     support = {}
     for name in ("xla", "reference"):
-        found = backend(name).supports(graph, Target.parse("cpu"))
+        found = backend("segments" if name == "xla" and on_host else name).supports(graph, Target.parse("cpu"))
         support[name] = [{"op": op, "node": str(where), "reason": reason} for op, where, reason in found.unsupported]
     return {
         "name": graph.name,
@@ -66,6 +68,7 @@ def describe(graph: Graph) -> dict[str, Any]:
         "flops": flops,
         "flops_shapes": counted_at,
         "unsupported": support,
+        "host_nodes": [{"op": one.op, "node": str(node.loc), "reason": one.reason} for node, one in on_host.items()],
     }
 
 
@@ -97,6 +100,8 @@ def _show(facts: Mapping[str, Any]) -> None:
             table.add_row(kind[:-1], Text(name), Text(type_))
     console.print(table)
     console.print("operators: " + ", ".join(f"{op} {count}" for op, count in facts["operators"].items()), highlight=False)
+    for entry in facts["host_nodes"]:
+        console.print(f"on the host: {entry['op']} at {entry['node']}: {entry['reason']}", highlight=False, markup=False)
     for name, nodes in facts["unsupported"].items():
         console.print(f"{name}: " + ("compiles every node" if not nodes else f"{len(nodes)} nodes cannot be compiled"), highlight=False)
         for entry in nodes:
