@@ -7,56 +7,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from kopt.report import diff_text
 from kopt.report.diff import diff
 from kopt.report.diff_types import Diff, Side
-
-
-def latency(p50_us: float, seed: int = 0) -> dict[str, Any]:
-    """Ten blocks of a hundred calls around a median."""
-    rng = np.random.default_rng(seed)
-    blocks = [[int(x) for x in 1e3 * p50_us * rng.lognormal(0, 0.01, 100)] for _ in range(10)]
-    quantiles = {f"p{round(100 * q)}_us": float(np.quantile(blocks, q)) / 1e3 for q in (0.5, 0.9)}
-    return {**quantiles, "p99_us": None, "num_samples": 1000, "samples_ns": blocks}
-
-
-def bucket(batch: int = 8, p50_us: float = 1000.0, peer_us: float = 900.0) -> dict[str, Any]:
-    operators = [{"operator": "Conv", "share": 0.8}, {"operator": "Relu", "share": 0.2}]
-    nodes = [{"node": "conv1", "share": 0.5}, {"node": "conv2", "share": 0.3}, {"node": "relu", "share": 0.2}]
-    return {
-        "batch": batch,
-        "shapes": {"x": [batch, 3]},
-        "flops": 2_000_000,
-        "num_nodes": 3,
-        "latency": latency(p50_us),
-        "baseline": {"name": "onnxruntime", "version": "1.32.0", "latency": {"p50_us": peer_us}},
-        "operators": operators,
-        "nodes": nodes,
-        "accuracy": {"relative": 1e-7},
-        "peak_bytes": 10**8,
-    }
-
-
-def report(**bucket_facts: Any) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "model": {"name": "m", "num_nodes": 3, "weights_bytes": 12},
-        "precision": "fp32",
-        "target": {"device": "cpu", "isa": "native"},
-        "machine": {"cpu": "A", "cores": 2, "threads": 2, "fingerprint": "f", "peak_gflops": 100.0},
-        "versions": {"kopt": "0.1.0", "jaxlib": "0.10.2"},
-        "passes": [
-            {"pass": "fold", "rewrites": {}, "skips": []},
-            {"pass": "fuse{most=2}", "rewrites": {"gelu": 3}, "skips": []},
-            {"pass": "fold", "rewrites": {"constant": 1}, "skips": []},
-        ],
-        "host_nodes": [],
-        "buckets": [bucket(**bucket_facts)],
-    }
+from support.reports import bucket, latency, report
 
 
 def manifest(program: str = "p" * 64) -> dict[str, Any]:

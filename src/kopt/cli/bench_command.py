@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
-from kopt.cli.common import check_threads, parse_batches, parse_shapes, print_json, progress, stdout
+from kopt.cli.common import check_html, check_threads, parse_batches, parse_shapes, print_json, progress, stdout, write_text
 from kopt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def run(
     shape: list[str] | None = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
     rounds: int = typer.Option(8, help="Blocks of each runtime."),
     threads: int | None = typer.Option(None, help="Threads of each runtime; by default all cores."),
+    html: Path | None = typer.Option(None, help="Also write one HTML file with charts."),
     json: bool = typer.Option(False, "--json", help="With raw samples, as JSON."),
 ) -> None:
     """Measure models in several runtimes: same inputs, one process each, alternating blocks."""
@@ -38,10 +39,13 @@ def run(
     check_threads(threads)
     for kind in kinds:
         require(kind)
+    check_html(html)
     batches = parse_batches(batch)
     wanted = [None] if batches is None else [(rows,) for rows in batches]
     with progress() as say:
         results = [bench(model, kinds, one, parse_shapes(shape), rounds, threads, say) for model in models for one in wanted]
+    if html is not None:
+        write_text(html, _page(results, threads))
     if json:
         print_json(results)
         return
@@ -82,7 +86,7 @@ def bench(
             save(bound_graph(graph, wanted[0].shapes), peer, external=True)
         paths = {kind: artifact if kind == "kopt" else peer for kind in kinds}
         shown = {name: list(dims) for name, dims in wanted[0].shapes.items()}
-        return {"model": model.name, "shapes": shown, "runners": _compare(paths, feeds, rounds, threads, say)}
+        return {"model": model.name, "batch": wanted[0].batch, "shapes": shown, "runners": _compare(paths, feeds, rounds, threads, say)}
 
 
 def _compare(
@@ -106,6 +110,17 @@ def _compare(
             entry = {"runner": one.kind, **asdict(one.started), "latency": latency(side), "peak_bytes": one.peak_bytes()}
             entries.append({**entry, "ratio": [ratio.value, ratio.lower, ratio.upper]})
         return entries
+
+
+def _page(results: list[dict[str, Any]], threads: int | None) -> str:
+    """The results as an HTML page."""
+    from kopt.hardware import available_cores
+    from kopt.report import model as reports
+    from kopt.report.html import render
+    from kopt.report.page import of_comparison
+
+    machine = {**reports.machine(), "threads": threads or available_cores()}
+    return render(of_comparison(results, machine, reports.versions()))
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -146,6 +146,34 @@ def read_report(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     return check(content, str(path)), None
 
 
+def check_html(path: Path | None) -> None:
+    """Refuse, before any work is done, an HTML report that could not be made or written afterwards.
+
+    Raises:
+        MissingDependencyError: plotly or Jinja2 is not installed.
+        FileError: the folder is absent, or the path is a folder itself.
+    """
+    if path is not None:
+        from kopt.report import html
+
+        check_folder(path)
+        html.require()
+
+
+def write_html(path: Path, reports: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Reports, each with its name, as one HTML file.
+
+    Raises:
+        MissingDependencyError: plotly or Jinja2 is not installed.
+        FileError: the folder cannot be written.
+    """
+    from kopt.report.html import render
+    from kopt.report.page import of_reports
+    from kopt.report.points import Source
+
+    write_text(path, render(of_reports([Source(name, report) for name, report in reports])))
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Named arrays of an .npz file; pickles are refused.
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from kopt.cli.common import check_folder, parse_batches, parse_shapes, print_json, progress, stdout
+from kopt.cli.common import check_folder, check_html, parse_batches, parse_shapes, print_json, progress, stdout, write_html, write_text
+
+if TYPE_CHECKING:
+    from kopt.artifact import Artifact
 
 
 def run(
@@ -18,9 +22,11 @@ def run(
     precision: str = typer.Option("fp32", help="fp32, bf16 or fp16."),
     cpu_isa: str = typer.Option("native", help="Instruction set the code may need: native, x86-64-v3, x86-64-v4."),
     threads: int | None = typer.Option(None, help="Threads to compile for and measure with; by default all cores."),
+    kernels: bool = typer.Option(True, help="Run products and convolutions as kopt's own kernels (CPU, fp32; needs a C compiler)."),
     baseline: bool = typer.Option(True, help="Measure ONNX Runtime beside it, where it is installed."),
     measure: bool = typer.Option(True, help="Measure latency."),
     markdown: Path | None = typer.Option(None, help="Also write the report as Markdown."),
+    html: Path | None = typer.Option(None, help="Also write the report as one HTML file with charts."),
     json: bool = typer.Option(False, "--json", help="Print the report as JSON."),
 ) -> None:
     """Compile a model into an artifact: transform, compile, compare with a reference, measure, report."""
@@ -28,6 +34,7 @@ def run(
 
     if markdown is not None:
         check_folder(markdown)
+    check_html(html)
     with progress() as say:
         artifact = compile_model(
             model,
@@ -38,21 +45,26 @@ def run(
             shapes=parse_shapes(shape),
             cpu_isa=cpu_isa,
             threads=threads,
+            kernels=kernels,
             measure=measure,
             baseline=baseline,
             progress=say,
         )
-    report = artifact.report
-    if markdown is not None:
-        from kopt.cli.common import write_text
-        from kopt.report.text import markdown as as_markdown
-
-        write_text(markdown, as_markdown(report))
+    _write(artifact, markdown, html)
     if json:
-        print_json(report)
+        print_json(artifact.report)
         return
     from kopt.report.text import show
 
     console = stdout()
-    show(report, console)
+    show(artifact.report, console)
     console.print(f"\n{artifact.path}", highlight=False)
+
+
+def _write(artifact: Artifact, markdown: Path | None, html: Path | None) -> None:
+    if markdown is not None:
+        from kopt.report.text import markdown as as_markdown
+
+        write_text(markdown, as_markdown(artifact.report))
+    if html is not None:
+        write_html(html, [(artifact.path.name, artifact.report)])

@@ -27,6 +27,7 @@ from kopt.cli import (
     finish_command,
     inspect_command,
     optimize_command,
+    report_command,
     run_command,
     verify_command,
 )
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_command.run,
     "bench": bench_command.run,
     "check": check_command.run,
+    "report": report_command.run,
     "diff": diff_command.run,
     "verify": verify_command.run,
     "optimize": optimize_command.run,

@@ -34,20 +34,30 @@ def build(
         },
         "target": {"device": target.device, "arch": target.arch, "isa": target.isa, "present": target.present},
         "precision": precision,
-        "machine": {
-            "cpu": cpu_name(),
-            "arch": platform.machine(),
-            "cores": available_cores(),
-            "features": sorted(cpu_features()),
-            "system": f"{platform.system()} {platform.release()}",
-            "python": platform.python_version(),
-            "fingerprint": Target.parse("cpu").fingerprint,
-        },
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "machine": machine(),
+        "versions": versions(),
         "passes": [_pass(record) for record in records],
         "host_nodes": [],
         "buckets": [dict(bucket) for bucket in buckets],
     }
+
+
+def machine() -> dict[str, Any]:
+    """This machine, in JSON types."""
+    return {
+        "cpu": cpu_name(),
+        "arch": platform.machine(),
+        "cores": available_cores(),
+        "features": sorted(cpu_features()),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "fingerprint": Target.parse("cpu").fingerprint,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of kopt and the installed packages that matter."""
+    return {name: found for name in _PACKAGES if (found := _version(name))}
 
 
 def _version(package: str) -> str:

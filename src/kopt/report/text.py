@@ -46,6 +46,14 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.3g} GB"
 
 
+def number(value: float) -> str:
+    """At most three digits with k, M or G: 1500 is "1.5k"."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
+
+
 def rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """One row of texts per bucket, in the order of the table's columns."""
     return [_row(bucket) for bucket in report["buckets"]]
