@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,21 @@ from kopt.artifact import Artifact
 from kopt.artifact.manifest import Requirements, Rows
 from kopt.artifact.write import Contents, Program, rewrite, write
 from kopt.buckets import Bucket
+from kopt.candidates import TOLERANCES, narrow, recipe_of
 from kopt.hardware import Target, available_cores
 from kopt.ir.flops import graph_flops
 from kopt.ir.graph import Graph
 from kopt.measure import Protocol
 from kopt.passes.base import PassContext, PassRecord
 from kopt.passes.pipeline import Pipeline, preset
-from kopt.passes.precision import Precision
 from kopt.passes.spec import format_passes
 from kopt.references import Reference, compare, reference_outputs
 from kopt.report import model as reports
 from kopt.specialize import Recipe, specialize
 from kopt.targets.base import backend
+from kopt.tune import AUTO_BATCHES, Tuned, Tuning, tune_program
 
 PRECISIONS = ("fp32", "bf16", "fp16")
-TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
-"""Largest error allowed, relative to the largest output: rounding of the precision, over the depth of usual networks."""
 
 Progress = Callable[[str], None]
 
@@ -52,6 +51,8 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
     kernels: bool = True
+    tuning: Tuning | None = None
+    auto_batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ def compile(
     measure: bool = True,
     baseline: bool = True,
     kernels: bool = True,
+    budget: str | float | None = None,
+    objective: str = "latency",
+    resume: bool = False,
+    database: str | Path | None = None,
+    seed: int = 0,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -106,19 +112,8 @@ def compile(
     if precision not in PRECISIONS:
         raise errors.UsageError(f"unknown precision '{precision}'", next_step=f"choose one of: {', '.join(PRECISIONS)}")
     batches = None if batch is None else (batch,) if isinstance(batch, int) else tuple(batch)
-    request = Request(
-        model,
-        Target.parse(target, isa=cpu_isa),
-        _output(model, output),
-        precision,
-        batches,
-        dict(shapes or {}),
-        measure,
-        baseline,
-        dict(options or {}),
-        threads,
-        kernels,
-    )
+    hardware, settings = Target.parse(target, isa=cpu_isa), (measure, baseline, dict(options or {}), threads, kernels)
+    request = Request(model, hardware, _output(model, output), precision, batches, dict(shapes or {}), *settings)
     return run(request, progress or (lambda _: None))
 
 
@@ -139,19 +134,39 @@ def run(request: Request, progress: Progress) -> Artifact:
     progress("reading the model")
     original = load(request.model)
     graph, records = import_graph(original)
-    graph, wanted = bucketing.plan(graph, request.batches, request.shapes)
-    recipe = recipe_for(request)
+    graph, wanted = bucketing.plan(graph, AUTO_BATCHES if request.auto_batch else request.batches, request.shapes)
+    recipe, found = recipe_for(request), None
+    if request.tuning is not None:
+        request, recipe, wanted, found = _tuned(graph, wanted, request, request.tuning, progress)
     built = [_build(graph, recipe, request, bucket, progress) for bucket in wanted]
     report = reports.build(graph, request.target, request.precision, [*records, *built[0].records], [item.facts for item in built])
     report["host_nodes"] = list(dict.fromkeys(name for item in built for name in item.host_nodes))
+    if found is not None:
+        report["search"] = found.report
     progress("writing the artifact")
     artifact = write(_contents(graph, recipe, request, built, report), request.output)
-    if not request.measure or request.target.device != "cpu":
+    strings = any(array.dtype == object for item in built for array in item.feeds.values())
+    if not request.measure or request.target.device != "cpu" or strings:  # what measures takes numbers only
         return artifact
     runs = [(item.bucket, item.feeds) for item in built]
     del built, artifact  # their weights, and the mapped files, are not needed while measuring
     _measure(request, graph, runs, report, progress)  # interrupted, the artifact keeps its report without latencies
     return rewrite(Artifact.open(request.output), request.output, report=report)
+
+
+def _tuned(
+    graph: Graph, wanted: Sequence[Bucket], request: Request, tuning: Tuning, progress: Progress
+) -> tuple[Request, Recipe, tuple[Bucket, ...], Tuned]:
+    """The request with what a search found: precision, threads, batches, and the recipe of the fastest program."""
+    base, curve = (wanted[:1], wanted) if request.auto_batch else (wanted, ())
+    found = tune_program(graph, base, request.target, tuning, threads=request.threads, curve=curve, progress=progress)
+    threads = int(found.config["threads"])
+    recipe = recipe_of(found.config, request.target)
+    if request.threads is None and threads != available_cores():
+        recipe = replace(recipe, options={**recipe.options, "threads": threads})
+    prefer_threads(threads)
+    chosen = tuple(bucket for bucket in wanted if bucket.batch in found.batches) if request.auto_batch else tuple(wanted)
+    return replace(request, precision=str(found.config["precision"]), threads=threads), recipe, chosen, found
 
 
 def import_graph(graph: Graph) -> tuple[Graph, tuple[PassRecord, ...]]:
@@ -168,14 +183,7 @@ def recipe_for(request: Request) -> Recipe:
             return Recipe.of_preset("xla-kernels", options={"kernels": True, **request.options})
         return Recipe.of_preset("xla", options=request.options)
     *passes, last = preset("xla")
-    return Recipe("xla", format_passes([*passes, _precision(request), last]), dict(request.options))
-
-
-def _precision(request: Request) -> Precision:
-    """bf16 on a CPU is taken where it is faster; otherwise 16 bits are wanted for every weight that can be halved."""
-    if request.precision == "bf16" and request.target.device == "cpu":
-        return Precision("bf16")
-    return Precision({"bf16": "bf16", "fp16": "f16"}[request.precision], min_rows=0)
+    return Recipe("xla", format_passes([*passes, narrow(request.precision, request.target), last]), dict(request.options))
 
 
 def _build(graph: Graph, recipe: Recipe, request: Request, bucket: Bucket, progress: Progress) -> _Built:
