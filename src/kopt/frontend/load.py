@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from kopt.errors import InvalidModelError, Location, UnsupportedModelError
-from kopt.frontend import control_flow, functions, upgrade, validate
+from kopt.frontend import control_flow, functions, gradient, upgrade, validate
 from kopt.frontend.read import read_model
 from kopt.frontend.tensors import constant_from_proto
 from kopt.ir import spec
@@ -137,6 +137,8 @@ class _Reader:
         upgrade.refuse_lost(proto.op_type, domain, version, loc)
         attrs = self._attrs(proto, inputs, scope)
         raw = upgrade.RawNode(proto.op_type, domain, list(inputs), list(proto.output), attrs, loc)
+        if (domain, proto.op_type) == (gradient.TRAINING, "Gradient"):
+            raw = gradient.with_body(raw, scope.nodes, scope.values)
         emit = upgrade.Emitter(scope.constants, self._fresh)
         for canonical in upgrade.upgrade(raw, version, emit):
             self._emit(canonical, scope)

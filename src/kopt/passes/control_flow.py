@@ -19,7 +19,8 @@ def visit(sweep: Sweep, node: Node) -> None:
     inputs = tuple(None if value is None else sweep.replaced.get(value, value) for value in node.inputs)
     current = node if inputs == node.inputs else node.replace(inputs=inputs)
     if node.domain or node.op not in ("If", "Loop", "Scan"):
-        _rebuild(sweep, current, node, {name: _walk_attr(sweep, attr) for name, attr in current.attrs.items()}, None)
+        fed = [value.type for value in current.inputs if value is not None] if node.op == "Gradient" else None
+        _rebuild(sweep, current, node, {name: _walk_attr(sweep, attr, fed) for name, attr in current.attrs.items()}, None)
     elif node.op == "If":
         _visit_if(sweep, current, node)
     elif node.op == "Loop":
@@ -28,9 +29,9 @@ def visit(sweep: Sweep, node: Node) -> None:
         _visit_scan(sweep, current, node)
 
 
-def _walk_attr(sweep: Sweep, attr: Attr) -> Attr:
+def _walk_attr(sweep: Sweep, attr: Attr, fed: Sequence[Type] | None) -> Attr:
     if isinstance(attr, Graph):
-        return sweep.body(attr, [None] * len(attr.inputs))
+        return sweep.body(attr, fed or [None] * len(attr.inputs))
     return attr
 
 

@@ -30,6 +30,7 @@ _FAMILIES = (
     "conv",
     "deform",
     "elementwise",
+    "gradient",
     "image",
     "index",
     "loss",
