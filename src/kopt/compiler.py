@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kopt import errors
 from kopt.artifact import Artifact
 from kopt.artifact.manifest import Requirements, Rows
 from kopt.artifact.write import Contents, Program, rewrite, write
+from kopt.autotune.budget import parse_duration
 from kopt.buckets import Bucket
 from kopt.candidates import TOLERANCES, narrow, recipe_of
 from kopt.hardware import Target, available_cores
@@ -74,7 +76,7 @@ def compile(
     target: str = "cpu",
     output: str | Path | None = None,
     precision: str = "fp32",
-    batch: int | Sequence[int] | None = None,
+    batch: int | Sequence[int] | str | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     cpu_isa: str = "native",
     threads: int | None = None,
@@ -82,10 +84,7 @@ def compile(
     baseline: bool = True,
     kernels: bool = True,
     budget: str | float | None = None,
-    objective: str = "latency",
-    resume: bool = False,
-    database: str | Path | None = None,
-    seed: int = 0,
+    tuning: Tuning | None = None,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -96,25 +95,50 @@ def compile(
         target: "cpu", "cuda" or "cuda:sm_90". Without a GPU a CUDA artifact holds the portable tier only.
         output: the artifact's directory; by default the model's name with ".kopt".
         precision: "fp32", "bf16" or "fp16"; sums, normalizations and softmax stay in f32.
-        batch: rows per call, one or several. A model with a fixed batch is rebatched where that is proven safe.
+        batch: rows per call, one or several, or "auto". A model with a fixed batch is rebatched where that is proven safe.
         shapes: input name -> dimensions, for inputs with other unknown dimensions.
         cpu_isa: "native", "x86-64-v3" or "x86-64-v4": what the code may need.
         threads: to compile for and to measure with; by default all cores this process may use.
         measure: whether latency is measured (in child processes).
         baseline: whether ONNX Runtime is measured beside it, where it is installed.
         kernels: whether products and convolutions run as kopt's own kernels on a CPU; needs a C compiler.
+        budget: seconds, or text such as "10m", to search for a faster program.
+        tuning: the same with everything a search can be told.
         options: of the lowering, such as {"conv3x3": "winograd4"}.
         progress: called with what is being done.
 
     Raises:
         ModelError, UsageError, TargetError, AccuracyError, ToolchainError, FileError: see ``kopt.errors``.
     """
-    if precision not in PRECISIONS:
-        raise errors.UsageError(f"unknown precision '{precision}'", next_step=f"choose one of: {', '.join(PRECISIONS)}")
-    batches = None if batch is None else (batch,) if isinstance(batch, int) else tuple(batch)
-    hardware, settings = Target.parse(target, isa=cpu_isa), (measure, baseline, dict(options or {}), threads, kernels)
+    check_precision(precision)
+    hardware, tuning = Target.parse(target, isa=cpu_isa), tuning or _tuning(budget, precision, kernels)
+    auto, batches = _batches(batch, tuning)
+    settings = (measure, baseline, dict(options or {}), threads, kernels, tuning, auto)
     request = Request(model, hardware, _output(model, output), precision, batches, dict(shapes or {}), *settings)
     return run(request, progress or (lambda _: None))
+
+
+def check_precision(name: str) -> None:
+    """Refuse precisions that do not exist.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    if name not in PRECISIONS:
+        raise errors.UsageError(f"unknown precision '{name}'", next_step=f"choose one of: {', '.join(PRECISIONS)}")
+
+
+def _tuning(budget: str | float | None, precision: str, kernels: bool) -> Tuning | None:
+    return None if budget is None else Tuning(parse_duration(budget), precisions=(precision,), kernels=kernels)
+
+
+def _batches(batch: int | Sequence[int] | str | None, tuning: Tuning | None) -> tuple[bool, tuple[int, ...] | None]:
+    """Whether the batch is to be chosen, and else which are wanted."""
+    if isinstance(batch, str):
+        if batch != "auto" or tuning is None:
+            raise errors.UsageError(f"batch '{batch}' needs a search", next_step="give a number, or `auto` together with a budget")
+        return True, None
+    return False, None if batch is None else (batch,) if isinstance(batch, int) else tuple(batch)
 
 
 def _output(model: Any, output: str | Path | None) -> Path:
@@ -137,6 +161,7 @@ def run(request: Request, progress: Progress) -> Artifact:
     graph, wanted = bucketing.plan(graph, AUTO_BATCHES if request.auto_batch else request.batches, request.shapes)
     recipe, found = recipe_for(request), None
     if request.tuning is not None:
+        _check_tunable(request)
         request, recipe, wanted, found = _tuned(graph, wanted, request, request.tuning, progress)
     built = [_build(graph, recipe, request, bucket, progress) for bucket in wanted]
     report = reports.build(graph, request.target, request.precision, [*records, *built[0].records], [item.facts for item in built])
@@ -158,15 +183,24 @@ def _tuned(
     graph: Graph, wanted: Sequence[Bucket], request: Request, tuning: Tuning, progress: Progress
 ) -> tuple[Request, Recipe, tuple[Bucket, ...], Tuned]:
     """The request with what a search found: precision, threads, batches, and the recipe of the fastest program."""
+    from kopt.targets.xla_threads import limit_threads
+
     base, curve = (wanted[:1], wanted) if request.auto_batch else (wanted, ())
     found = tune_program(graph, base, request.target, tuning, threads=request.threads, curve=curve, progress=progress)
     threads = int(found.config["threads"])
     recipe = recipe_of(found.config, request.target)
     if request.threads is None and threads != available_cores():
         recipe = replace(recipe, options={**recipe.options, "threads": threads})
-    prefer_threads(threads)
+    with suppress(errors.UsageError):  # JAX already runs here with another number; the artifact is measured in processes of its own
+        limit_threads(threads)
     chosen = tuple(bucket for bucket in wanted if bucket.batch in found.batches) if request.auto_batch else tuple(wanted)
     return replace(request, precision=str(found.config["precision"]), threads=threads), recipe, chosen, found
+
+
+def _check_tunable(request: Request) -> None:
+    if request.options or not request.target.present or request.target.device != "cpu":
+        what = "options of the lowering are what a search chooses" if request.options else "a search needs the device at hand, a CPU"
+        raise errors.UsageError(what, next_step="leave out the budget, or the options" if request.options else "leave out the budget")
 
 
 def import_graph(graph: Graph) -> tuple[Graph, tuple[PassRecord, ...]]:

@@ -55,7 +55,7 @@ def node_flops(node: Node) -> int:
         return 2 * prod(shapes[0]) * prod(shapes[1][1:])
     if node.op in ("Gemm", "GemmMixed", "FusedGemm") and shapes[0] is not None:
         return 2 * prod(output) * shapes[0][0 if node.attrs.get("transA") else 1]
-    if "MatMul" in node.op and shapes and shapes[0]:
+    if ("MatMul" in node.op or node.op == "Product") and shapes and shapes[0]:
         return 2 * prod(output) * shapes[0][-1]
     if node.op == "Attention" and len(shapes) > 2 and shapes[0] is not None and shapes[1] is not None:
         return 4 * prod(shapes[0]) * shapes[1][-2]

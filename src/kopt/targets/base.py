@@ -58,6 +58,7 @@ class Lowered:
         text: for people (`kopt inspect --stage lowered`).
         weights: the arrays the program takes as arguments before its inputs, by name.
         module: the backend's own handle.
+        kernels: kopt's own kernels that the program calls: kind -> how many.
     """
 
     graph: Graph
@@ -66,6 +67,7 @@ class Lowered:
     text: str
     weights: Mapping[str, np.ndarray]
     module: Any = field(repr=False)
+    kernels: Mapping[str, int] = field(default_factory=dict)
 
 
 class Executable(Protocol):

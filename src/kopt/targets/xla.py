@@ -8,6 +8,7 @@ Source: measured with jaxlib 0.10.2 on two cores.
 from __future__ import annotations
 
 import hashlib
+import logging
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ LITERAL_BYTES = 16 * 1024
 _TRACED_WEIGHT_BYTES = 4096
 """Constants up to this size are embedded from the start, where lowerings may look at their values."""
 
+_log = logging.getLogger("kopt.xla")
 _MAX_ISA = {"x86-64-v3": "AVX2", "x86-64-v4": "AVX512"}
 
 
@@ -167,7 +169,7 @@ class XlaBackend:
             arguments = (*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in weights.values()), *inputs)
             lowered = jax.jit(function, keep_unused=True).trace(*arguments).lower(lowering_platforms=(target.device,))
         module = _Module(arguments, lowered, settings.get("compiler_options", {}), portable, calls.kernels if calls else {})
-        return Lowered(graph, target, "stablehlo", lowered.as_text(), weights, module)
+        return Lowered(graph, target, "stablehlo", lowered.as_text(), weights, module, dict(calls.count) if calls else {})
 
     def compile(self, lowered: Lowered) -> XlaExecutable:
         """Native code for the target, loaded here.
@@ -262,7 +264,12 @@ def _kernel_calls(target: Target, settings: dict[str, Any]) -> Any:
     if not settings.pop("kernels", False) or target.device != "cpu" or _foreign_isa(target):
         return None
     from kopt.targets.kernels.calls import KernelCalls
+    from kopt.targets.kernels.library import obstacle
 
+    reason = obstacle()
+    if reason:
+        _log.warning("compiling without kernels: %s", reason)
+        return None
     settings["kernel_calls"] = KernelCalls(target)
     return settings["kernel_calls"]
 

@@ -39,7 +39,7 @@ def product_of_gemm(m: Match, b: Builder) -> Value | Skip:
     attrs = m.root.attrs
     if not _is_f32(m["w"]) or attrs["transA"] or attrs["alpha"] != 1 or attrs["beta"] != 1:
         return Skip("not a plain product with an f32 matrix")
-    columns = m["w"].tensor.shape[0 if attrs["transB"] else 1] if m["w"].tensor.shape else None
+    columns = (m["w"].tensor.shape or (0, 0))[0 if attrs["transB"] else 1]
     if m.has("bias") and m["bias"].tensor.shape != (columns,):
         return Skip("the bias is not one number per column")
     return _emit(m, b, "Product", (m["x"], m["w"], m.values["bias"]), {"transB": attrs["transB"], "activation": ""})
@@ -57,7 +57,7 @@ def fused_convolution(m: Match, b: Builder) -> Value | Skip:
 def product_bias(m: Match, b: Builder) -> Value | Skip:
     """Product(x, w) + constant   ==>   Product(x, w, constant), one number per column."""
     layer, added = m.node("layer"), m["added"]
-    if layer.attrs["activation"] or added.tensor.shape != layer.output.tensor.shape[-1:]:
+    if layer.attrs["activation"] or added.tensor.shape != (layer.output.tensor.shape or ())[-1:]:
         return Skip("the addend is not one number per column")
     return _emit(m, b, "Product", (m["x"], m["w"], added), dict(layer.attrs))
 

@@ -54,7 +54,7 @@ def _revived(described: type, fields: Mapping[str, Any]) -> Any:
     values = {}
     for name, value in fields.items():
         if is_dataclass(hints[name]):
-            values[name] = _revived(hints[name], value)  # type: ignore[arg-type]
+            values[name] = _revived(hints[name], value)
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     return described(**values)

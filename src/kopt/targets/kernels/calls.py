@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -47,11 +48,13 @@ class KernelCalls:
     Attributes:
         target: what they are compiled for.
         kernels: by symbol.
+        count: calls by kind of kernel.
     """
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.kernels: dict[str, Kernel] = {}
+        self.count: Counter[str] = Counter()
 
     def call(self, kernel: Kernel, operands: Sequence[Any], meaning: Meaning) -> Any:
         """The kernel's result on traced ``operands``.
@@ -63,19 +66,18 @@ class KernelCalls:
         """
         name = symbol(kernel, self.target)
         self.kernels[name] = kernel
+        self.count[type(kernel).__name__] += 1
         return kernel_call.bind(*(jnp.asarray(array) for array in operands), kernel=kernel, name=name, meaning=meaning)
 
 
 kernel_call = Primitive("kopt_kernel")
 
 
-@kernel_call.def_impl
 def _evaluate(*operands: Any, kernel: Kernel, name: str, meaning: Meaning) -> Any:
     del name
     return meaning(kernel, *operands)
 
 
-@kernel_call.def_abstract_eval
 def _shape(*operands: Any, kernel: Kernel, name: str, meaning: Meaning) -> Any:
     del operands, name, meaning
     return jax.core.ShapedArray(kernel.result, np.dtype(np.float32))
@@ -87,6 +89,8 @@ def _lowered(*operands: Any, kernel: Kernel, name: str, meaning: Meaning) -> Any
     return jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(kernel.result, np.float32))(*operands)
 
 
+kernel_call.def_impl(_evaluate)
+kernel_call.def_abstract_eval(_shape)
 mlir.register_lowering(kernel_call, mlir.lower_fun(_lowered, multiple_results=False), cacheable=False)
 
 

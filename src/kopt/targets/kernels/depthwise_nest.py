@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
@@ -48,4 +49,8 @@ def _accumulate(
                 place = ((column + pixel) * image.strides[1] + offset) * channels + channel + j
                 return vectors.load(rows, *reader(below, place))
 
-            tile.multiply_each(read, lambda j, tap=tap: vectors.load(w, index(tap), channel + j))
+            tile.multiply_each(read, partial(_weights, vectors, w, tap, channel))
+
+
+def _weights(vectors: Vectors, w: Buffer, tap: int, channel: Expression, j: int) -> Expression:
+    return vectors.load(w, index(tap), channel + j)

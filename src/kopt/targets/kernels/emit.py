@@ -18,12 +18,16 @@ Expression = Any  # tvm's nodes carry no types a checker knows
 Buffer = Any
 
 _ERF_LIMIT = 4.0
-_ERF = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05, -7.34990630326855e-04)
-_ERF += (-2.95459980854025e-03, -1.60960333262415e-02)
+_ERF = (
+    *(-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05),
+    *(-7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02),
+)
 _ERF_UNDER = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03, -1.42647390514189e-02)
 _TANH_LIMIT = 7.90531110763549805
-_TANH = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08, 1.48572235717979e-05)
-_TANH += (6.37261928875436e-04, 4.89352455891786e-03)
+_TANH = (
+    *(-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08),
+    *(1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03),
+)
 _TANH_UNDER = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
 
 
@@ -83,8 +87,11 @@ class Vectors:
 
     def tanh(self, x: Expression) -> Expression:
         """Hyperbolic tangent to about 2e-7. Source: the rational approximation of Eigen's ``generic_fast_tanh_float``."""
-        x = self.at_most(self.at_least(x, -_TANH_LIMIT), _TANH_LIMIT)
-        return x * self._polynomial(x * x, _TANH) / self._polynomial(x * x, _TANH_UNDER)
+        near = self.at_most(self.at_least(x, -_TANH_LIMIT), _TANH_LIMIT)
+        result = near * self._polynomial(near * near, _TANH) / self._polynomial(near * near, _TANH_UNDER)
+        limit, one = self.constant(_TANH_LIMIT), self.constant(1.0)
+        result = tirx.Select(x > limit, one, result)  # exactly 1, or gelu_tanh would grow with x where it is zero
+        return tirx.Select(x < -limit, -one, result)
 
     def gelu(self, x: Expression) -> Expression:
         """x/2 * (1 + erf(x / sqrt 2)). Source: ONNX Gelu-20."""

@@ -25,7 +25,7 @@ def input_rows(image: Image, rows: int, vectors: Vectors, x: Buffer, picture: Ex
         picture: which image.
         first: the block's first output row.
     """
-    top, left = image.pads
+    top = image.pads[0]
     start = picture * image.height + first * image.strides[0]
     if not image.is_padded:
         return x, lambda row, position: (start + row, position)

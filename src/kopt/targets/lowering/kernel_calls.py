@@ -32,7 +32,7 @@ def multiplied(ctx: LoweringContext, x: Array, w: Array, bias: Array | None, res
     from kopt.targets.kernels import product_call
 
     calls = ctx.options["kernel_calls"]
-    if not product_call.can_multiply(prod(x.shape[:-1]), *w.shape, calls.target):
+    if not product_call.can_multiply(prod(x.shape[:-1]), w.shape[0], w.shape[1], calls.target):
         return None
     return product_call.multiply(calls, x, w, bias, residual, epilogue)
 
@@ -60,7 +60,8 @@ def convolved(ctx: LoweringContext, x: Array, weight: Array, window: Any, bias: 
     from kopt.targets.kernels.conv import Image
 
     pads = (window.pads[0][0], window.pads[1][0])
-    image = Image(*x.shape[:3], channels, out_height, out_width, window.kernel, window.strides, window.dilations, pads)
+    batch, height, width = x.shape[:3]
+    image = Image(batch, height, width, channels, out_height, out_width, window.kernel, window.strides, window.dilations, pads)
     rest = [array for array in (bias, residual) if array is not None]
     convolve = conv_call.convolve_depthwise if depthwise else conv_call.convolve
     return convolve(ctx.options["kernel_calls"], x, weight, image, rest, epilogue)
