@@ -33,15 +33,18 @@ RANKS = {
     "runners": 7,
     "references": 8,
     "latency": 9,
+    "candidates": 9,
     "check": 10,
-    "compiler": 10,
-    "cli": 11,
-    "__main__": 12,
+    "tune": 10,
+    "compiler": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 
 # Which modules may import which third-party packages; a package that is not named here may be imported by none.
 ANYWHERE = {"numpy", "ml_dtypes"}
 THIRD_PARTY = {
+    "PIL": ("kopt.targets.host",),  # Pillow
     "google": ("kopt.frontend",),  # protobuf, whose errors onnx lets through
     "jax": ("kopt.targets.xla", "kopt.targets.mlir", "kopt.targets.lowering", "kopt.targets.kernels", "kopt.recovery"),
     "jaxlib": ("kopt.targets.xla", "kopt.targets.mlir"),
@@ -54,7 +57,7 @@ THIRD_PARTY = {
     "jax_tvm_ffi": ("kopt.targets.xla", "kopt.targets.kernels"),
     "platformdirs": ("kopt.session", "kopt.artifact", "kopt.autotune", "kopt.specialize"),
     "plotly": ("kopt.report",),
-    "psutil": ("kopt.hardware", "kopt.measure", "kopt.report", "kopt.compiler", "kopt.trial", "kopt.cli"),
+    "psutil": ("kopt.hardware", "kopt.measure", "kopt.report", "kopt.compiler", "kopt.trial", "kopt.tune", "kopt.cli"),
     "pytest": ("kopt.check.pytest_plugin",),
     "rich": ("kopt.cli", "kopt.report"),
     "ruptures": ("kopt.check.change_points",),
@@ -158,6 +161,6 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = project["dependencies"] + [one for extra in project["optional-dependencies"].values() for one in extra]
     declared = {one.replace("-", "_").lower().split(">")[0].split("[")[0].split("=")[0].strip() for one in requirements}
-    used = {name.split(".")[0].replace("google", "protobuf") for module in modules() for name, _ in module.imports()}
+    used = {name.split(".")[0].replace("google", "protobuf").replace("PIL", "pillow") for module in modules() for name, _ in module.imports()}
     undeclared = used - declared - {"kopt"} - set(sys.stdlib_module_names) - {"tvm", "jax_tvm_ffi"}
     assert not undeclared, undeclared
