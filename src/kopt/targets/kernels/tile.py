@@ -52,19 +52,20 @@ class RegisterTile:
             where = self._at(i, j)
             self.vectors.store(self._sums, self.vectors.load(self._sums, where) + left(i, j) * right(j), where)
 
-    def finish(self, epilogue: Epilogue, residual: Loader | None, store: Callable[[int, int, Expression], Any]) -> None:
+    def finish(self, epilogue: Epilogue | None, residual: Loader | None, store: Callable[[int, int, Expression], Any]) -> None:
         """Add ``residual(i, j)``, apply the activation, and hand each vector to ``store(i, j, value)``."""
         for i, j in self.places():
             value = self.vectors.load(self._sums, self._at(i, j))
             if residual is not None:
                 value = value + residual(i, j)
-            store(i, j, self.vectors.activation(epilogue.activation, value, epilogue.low, epilogue.high))
+            if epilogue is not None:
+                value = self.vectors.activation(epilogue.activation, value, epilogue.low, epilogue.high)
+            store(i, j, value)
 
 
 def part(task: Expression, inner: Expression, size: int, count: int) -> Expression:
     """Index ``task * size + inner`` of ``count`` things; tasks that reach beyond the last one do it again."""
-    place = task * size + inner
-    return place if count % size == 0 else tirx.min(place, index(count - 1))
+    return tirx.min(task * size + inner, index(count - 1))  # even if size divides count, there may be tasks too many
 
 
 def first_of(tile: Expression, step: int, size: int) -> Expression:
