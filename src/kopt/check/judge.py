@@ -16,7 +16,6 @@ from kopt.check.verdict import (
     Comparison,
     Verdict,
     bootstrap_medians,
-    both,
     compare,
     judge_limit,
     pair_effect,
@@ -96,7 +95,9 @@ def judge_regression(
         return finding
     again, _ = _compare(confirmation, max_regression, seed, protocol, CONFIRMING) if confirmation else (None, 0)
     if again is not None and again.verdict is Verdict.FAIL:
-        p_value = both(*(min(1.0, _looks(runs, protocol) * one.p_value) for runs, one in ((first, found), (confirmation, again))))
+        together, _ = _compare([*first, *confirmation], max_regression, seed, protocol)
+        looks = _looks(first, protocol) + _looks(confirmation, protocol) - 1
+        p_value = min(1.0, looks * (together or found).p_value)
         if p_value <= 1 - CONFIDENCE:
             note = f"{note}; confirmed by {again.num_pairs} pairs in fresh processes ({again.effect:+.1%})"
             return replace(finding, note=note, p_value=p_value)
@@ -104,6 +105,12 @@ def judge_regression(
         return replace(finding, verdict=Verdict.INCONCLUSIVE, note=note, p_value=p_value)
     why = "there was no time to confirm it; raise --time-limit" if not confirmation else "fresh processes did not confirm it; run it again"
     return replace(finding, verdict=Verdict.INCONCLUSIVE, note=f"a slowdown was seen, but {why}")
+
+
+def first_sight(first: Sequence[ProcessRun], max_regression: float, *, seed: int, protocol: PairProtocol) -> Verdict:
+    """What runs show before anything is confirmed."""
+    found, _ = _compare(first, max_regression, seed, protocol)
+    return Verdict.INCONCLUSIVE if found is None or no_steady_state(first, beside_baseline=True) else found.verdict
 
 
 def is_refuted(confirmation: Sequence[ProcessRun], max_regression: float, *, seed: int, protocol: PairProtocol) -> bool:
@@ -115,13 +122,13 @@ def is_refuted(confirmation: Sequence[ProcessRun], max_regression: float, *, see
 def no_steady_state(runs: Sequence[ProcessRun], *, beside_baseline: bool) -> str:
     """Why a level is nothing to judge: a side did not hold one in most processes. Empty when it did.
 
-    Single processes do not count: a burst on the machine looks the same.
+    A single process does not count: a burst on the machine looks the same.
     """
     states = {"candidate": [run.candidate_warm_up for run in runs]}
     if beside_baseline:
         states["baseline"] = [run.baseline_warm_up for run in runs]
     for side, found in states.items():
-        if (count := found.count(State.UNSTEADY)) >= max(1, UNSTEADY_SHARE * len(runs)):
+        if (count := found.count(State.UNSTEADY)) >= max(2, UNSTEADY_SHARE * len(runs)):
             return f"no steady state: the {side} still changed its level after its warm-up in {count} of {len(runs)} processes"
     levels = [[_level(pair, beside_baseline=beside_baseline) for pair in run.pairs] for run in runs]
     if move := common_drift(levels):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from kopt.check.judge import MIN_PROCESSES, is_refuted, judge_regression
+from kopt.check.judge import MIN_PROCESSES, first_sight, is_refuted, judge_regression
 from kopt.check.measure_pairs import PairProtocol, ProcessRun
 from kopt.check.verdict import Verdict
 
@@ -39,14 +39,13 @@ class MeasuringTime:
         first: list[ProcessRun] = []
         wanted = self._protocol.processes
         for _ in range(MAX_LOOKS):
-            while len(first) < wanted and (not first or self._fits(reserve=min(len(first) + 1, MIN_PROCESSES))):
+            while len(first) < wanted and (not first or self._fits(reserve=min(len(first), MIN_PROCESSES))):
                 first.append(self._run(beside_baseline=True))
-            # Before any confirmation a slowdown is at best inconclusive, so both lead to more measuring.
-            seen = judge_regression(first, first, max_regression, seed=seed, protocol=self._protocol)
-            if seen.verdict is not Verdict.INCONCLUSIVE or len(first) < wanted:
+            seen = first_sight(first, max_regression, seed=seed, protocol=self._protocol)
+            if seen is not Verdict.INCONCLUSIVE or len(first) < wanted:
                 break
             wanted *= 2
-        return tuple(first), self._confirmation(first, max_regression, seed) if seen.verdict is Verdict.FAIL else ()
+        return tuple(first), self._confirmation(first, max_regression, seed) if seen is Verdict.FAIL else ()
 
     def _confirmation(self, first: Sequence[ProcessRun], max_regression: float, seed: int) -> tuple[ProcessRun, ...]:
         """As many fresh processes as a first look has, and as many again where these neither confirm nor refute."""

@@ -138,12 +138,6 @@ def tail_of_t(distance: float, error: float, degrees: int) -> float:
     return float(stdtr(degrees, -distance / error))
 
 
-def both(first: float, second: float) -> float:
-    """How probable as much evidence is from two independent looks with these probabilities (Fisher's method)."""
-    product = first * second
-    return product * (1 - math.log(product)) if product > 0 else 0.0
-
-
 def compare(
     effects: Effects, *, quantile: float = 0.5, max_regression: float = 0.05, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Comparison:
