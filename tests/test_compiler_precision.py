@@ -61,5 +61,13 @@ def test_recipes(target, precision, wanted):
     passes = parse_passes(recipe_for(Request(None, Target.parse(target), Path("m.kopt"), precision)).passes)
     assert passes[-2] == wanted
     assert (passes[-3].name, passes[-1].name) == ("layout-nhwc", "cleanup")
-    plain = parse_passes(recipe_for(Request(None, Target.parse(target), Path("m.kopt"))).passes)
+    plain = parse_passes(recipe_for(Request(None, Target.parse(target), Path("m.kopt"), kernels=False)).passes)
     assert plain == (*passes[:-2], passes[-1])
+
+
+def test_kernels_are_for_fp32_on_a_cpu():
+    recipe = recipe_for(Request(None, Target.parse("cpu"), Path("m.kopt")))
+    assert recipe.options["kernels"] is True
+    assert [each.name for each in parse_passes(recipe.passes)][-2:] == ["fuse-epilogue", "cleanup"]
+    others = [Request(None, Target.parse("cpu"), Path("m.kopt"), "bf16"), Request(None, Target.parse("cuda:sm_90"), Path("m.kopt"))]
+    assert all("kernels" not in recipe_for(request).options for request in others)

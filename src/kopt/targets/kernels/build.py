@@ -21,11 +21,14 @@ from kopt.targets.kernels.depthwise_nest import emit_depthwise
 from kopt.targets.kernels.kernel import Kernel
 from kopt.targets.kernels.product import Product
 from kopt.targets.kernels.product_nest import emit_product
+from kopt.targets.kernels.winograd import Winograd
+from kopt.targets.kernels.winograd_nest import emit_winograd
 
 _NESTS: dict[str, tuple[type, Callable[..., Any]]] = {
     "Product": (Product, emit_product),
     "Conv": (Conv, emit_conv),
     "Depthwise": (Depthwise, emit_depthwise),
+    "Winograd": (Winograd, emit_winograd),
 }
 
 

@@ -10,9 +10,16 @@ from jax import lax
 
 from kopt.targets.kernels.calls import KernelCalls
 from kopt.targets.kernels.conv import Conv, Depthwise, Image
-from kopt.targets.kernels.conv_tiling import conv_tiling, depthwise_tiling
+from kopt.targets.kernels.conv_tiling import conv_tiling, depthwise_tiling, winograd_tiling
 from kopt.targets.kernels.kernel import Epilogue, lanes
 from kopt.targets.kernels.product_call import finished, pack, unpack
+from kopt.targets.kernels.winograd import POSITIONS, TILE, Winograd
+
+WINOGRAD_GAIN = 0.9
+"""Winograd is taken where its estimate is below this share of the direct form's: it rounds more, and needs more weights."""
+
+_G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
+_G_INVERSE = ((1, 0, 0, 0), (0, 1, -1, 0), (0, 0, 0, 1))  # times G is the identity
 
 
 def convolve(calls: KernelCalls, x: Any, weight: Any, image: Image, rest: list[Any], epilogue: Epilogue) -> Any | None:
@@ -26,13 +33,17 @@ def convolve(calls: KernelCalls, x: Any, weight: Any, image: Image, rest: list[A
         rest: bias f32 (M,) and residual f32 (N, OH, OW, M), as the epilogue says.
         epilogue: what follows.
     """
-    width, outputs = lanes(calls.target), weight.shape[0]
-    tiling = conv_tiling(image, outputs, width, calls.target.num_cores) if outputs >= width else None
-    if tiling is None:
+    width, outputs, cores = lanes(calls.target), weight.shape[0], calls.target.num_cores
+    direct = conv_tiling(image, outputs, width, cores) if outputs >= width else None
+    winograd = winograd_tiling(image, outputs, width, cores)
+    if winograd is not None and (direct is None or winograd[0] < WINOGRAD_GAIN * direct[0]):
+        fast = Winograd(image, outputs, winograd[1], epilogue)
+        return calls.call(fast, [x, transformed(weight, winograd[1].panel), *rest], winograd_meaning)
+    if direct is None:
         return None
-    kernel = Conv(image, outputs, tiling, epilogue)
+    kernel = Conv(image, outputs, direct[1], epilogue)
     matrix = weight.transpose(2, 3, 1, 0).reshape(kernel.depth, outputs)
-    return calls.call(kernel, [x, pack(matrix, tiling.panel), *rest], conv_meaning)
+    return calls.call(kernel, [x, pack(matrix, direct[1].panel), *rest], conv_meaning)
 
 
 def convolve_depthwise(calls: KernelCalls, x: Any, weight: Any, image: Image, rest: list[Any], epilogue: Epilogue) -> Any | None:
@@ -52,6 +63,22 @@ def convolve_depthwise(calls: KernelCalls, x: Any, weight: Any, image: Image, re
         return None
     kernel = Depthwise(image, tiling, epilogue)
     return calls.call(kernel, [x, weight.reshape(weight.shape[0], -1).T, *rest], depthwise_meaning)
+
+
+def transformed(weight: Any, panel: int) -> Any:
+    """(M, C, 3, 3) ==> G g G^T as (16, panels, C, panel)."""
+    g = jnp.asarray(_G, weight.dtype)
+    positions = jnp.einsum("pi,mcij,qj->pqcm", g, weight, g, precision="highest").reshape(POSITIONS, weight.shape[1], weight.shape[0])
+    return jnp.stack([pack(positions[k], panel) for k in range(POSITIONS)])
+
+
+def winograd_meaning(kernel: Winograd, x: Any, packed: Any, *rest: Any) -> Any:
+    """The Winograd kernel in plain JAX: the filters are recovered from their transform."""
+    channels, edge = kernel.image.channels, TILE + 2
+    positions = jnp.stack([unpack(packed[k], kernel.outputs) for k in range(POSITIONS)]).reshape(edge, edge, channels, kernel.outputs)
+    back = jnp.asarray(_G_INVERSE, packed.dtype)
+    filters = jnp.einsum("ip,pqcm,jq->ijcm", back, positions, back, precision="highest")
+    return finished(kernel.epilogue, _slide(kernel.image, x, filters, 1), *rest)
 
 
 def conv_meaning(kernel: Conv, x: Any, packed: Any, *rest: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from kopt.targets.kernels.conv import ConvTiling, Image
 from kopt.targets.kernels.tiling import FORMS, REGISTERS
+from kopt.targets.kernels.winograd import POSITIONS, TILE, WinogradTiling
 
 SCRATCH_BYTES = 512 * 1024
 """Largest copy of input rows that a task may hold: it lies on the stack, and in the second-level cache."""
@@ -17,8 +18,13 @@ _ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 14, 16, 28)
 _GROUPS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 
 
-def conv_tiling(image: Image, outputs: int, lanes: int, cores: int) -> ConvTiling | None:
-    """The tiling of a convolution of all channels with all; None where no copy of input rows is small enough.
+_MEMORY_BYTES_PER_CYCLE = 4  # weights, read once a call from beyond the caches, by all cores together
+_TRANSFORM_CYCLES = 80  # per vector of channels of a tile: 16 loads, 32 sums, 16 stores
+_BACK_CYCLES = 52  # per vector of results of a tile: 16 loads, 24 sums, 4 stores with what follows
+
+
+def conv_tiling(image: Image, outputs: int, lanes: int, cores: int) -> tuple[float, ConvTiling] | None:
+    """Estimated cycles and tiling of a convolution of all channels with all; None where no copy of input rows is small enough.
 
     Args:
         image: sizes.
@@ -37,7 +43,48 @@ def conv_tiling(image: Image, outputs: int, lanes: int, cores: int) -> ConvTilin
         weights = depth * panel * 4 / _WEIGHT_BYTES_PER_CYCLE
         for tiling in _divisions(image, pixels, panel, -(-outputs // panel)):
             best = _better(best, (_cycles(image, tiling, -(-outputs // panel), tile, weights, lanes, cores), tiling))
-    return best[1] if best else None
+    return best and (best[0] + depth * outputs * 4 / _MEMORY_BYTES_PER_CYCLE, best[1])
+
+
+def winograd_tiling(image: Image, outputs: int, lanes: int, cores: int) -> tuple[float, WinogradTiling] | None:
+    """Estimated cycles and tiling of a Winograd convolution; None where it cannot run.
+
+    Args:
+        image: sizes.
+        outputs: output channels.
+        lanes: elements of a vector register.
+        cores: threads that share the tasks.
+    """
+    plain = (image.kernel, image.strides, image.dilations) == ((3, 3), (1, 1), (1, 1))
+    if not plain or min(outputs, image.channels) < lanes:
+        return None
+    count = image.batch * -(-image.out_height // TILE) * -(-image.out_width // TILE)
+    best: tuple[float, WinogradTiling] | None = None
+    for tiles, vectors in FORMS:
+        if tiles > count or vectors * lanes > outputs or tiles * vectors + vectors >= REGISTERS[lanes]:
+            continue
+        panel, panels = vectors * lanes, -(-outputs // (vectors * lanes))
+        for rounds in (1, 2, 3, 4, 6, 7, 8, 12, 14, 16):
+            block = min(count, tiles * rounds)
+            if POSITIONS * block * (image.channels + panel) * 4 <= SCRATCH_BYTES:
+                for groups in (group for group in (*_GROUPS, panels) if group <= panels):
+                    tiling = WinogradTiling(tiles, panel, 4, block, groups)
+                    cycles = _winograd_cycles(image, outputs, tiling, count, lanes, cores)
+                    if best is None or cycles < best[0]:
+                        best = (cycles, tiling)
+    return best
+
+
+def _winograd_cycles(image: Image, outputs: int, tiling: WinogradTiling, count: int, lanes: int, cores: int) -> float:
+    vectors, panels = tiling.panel // lanes, -(-outputs // tiling.panel)
+    group = -(-panels // tiling.panel_tasks)
+    step = max(tiling.tiles * vectors, vectors + tiling.tiles / 2)
+    products = group * POSITIONS * -(-tiling.block // tiling.tiles) * image.channels * step
+    weights = group * POSITIONS * image.channels * tiling.panel * 4 / _WEIGHT_BYTES_PER_CYCLE
+    transforms = tiling.block * (-(-image.channels // lanes) * _TRANSFORM_CYCLES + group * vectors * _BACK_CYCLES)
+    tasks = -(-count // tiling.block) * tiling.panel_tasks
+    makespan = -(-tasks // cores) * (products + weights + transforms + _LAUNCH_CYCLES)
+    return makespan + POSITIONS * image.channels * outputs * 4 / _MEMORY_BYTES_PER_CYCLE
 
 
 def depthwise_tiling(image: Image, lanes: int, cores: int) -> ConvTiling | None:
