@@ -29,6 +29,7 @@ from kopt.cli import (
     optimize_command,
     report_command,
     run_command,
+    tune_command,
     verify_command,
 )
 from kopt.errors import EXIT_INTERRUPTED, FileError, KoptError, UsageError
@@ -36,6 +37,7 @@ from kopt.errors import EXIT_INTERRUPTED, FileError, KoptError, UsageError
 COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect_command.run,
     "compile": compile_command.run,
+    "tune": tune_command.run,
     "run": run_command.run,
     "bench": bench_command.run,
     "check": check_command.run,

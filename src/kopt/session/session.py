@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from kopt.artifact.manifest import StoredProgram
 from kopt.artifact.read import Artifact
 from kopt.errors import AccuracyError, CorruptArtifactError, ShapeNotCompiledError, UsageError
+from kopt.hardware import available_cores
 from kopt.ir.types import DType, TensorType
 from kopt.once import Once
 from kopt.session.arguments import check_inputs
@@ -52,10 +54,24 @@ def load(
     """
     if require is not None and require not in TIERS:
         raise UsageError(f"unknown tier '{require}'", next_step=f"choose one of: {', '.join(TIERS)}")
-    limit_threads(threads)
+    if threads is not None:
+        limit_threads(threads)
     artifact = Artifact.open(path)
+    if threads is None:
+        _limit_to(artifact.manifest.config)
     ladder = Ladder(artifact, require, ProgramCache(None if cache is None else Path(cache)))
     return Session(ladder, exact=exact)
+
+
+def _limit_to(config: Mapping[str, Any]) -> None:
+    """As many threads as a search found best, where one did and JAX does not run yet; else as many as there are cores."""
+    options = config.get("options")
+    found = options.get("threads") if isinstance(options, Mapping) else None
+    if isinstance(found, int) and 0 < found < available_cores():
+        with suppress(UsageError):
+            limit_threads(found)
+            return
+    limit_threads(None)
 
 
 class Session:

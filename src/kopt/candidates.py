@@ -1,0 +1,152 @@
+"""Candidates of whole programs: which there are for a model, and how a child process builds and runs one."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from kopt.buckets import Bucket, random_inputs
+from kopt.hardware import Target
+from kopt.ir.graph import Graph
+from kopt.passes.pipeline import preset
+from kopt.passes.precision import Precision
+from kopt.passes.spec import format_passes
+from kopt.space import Config, Knob, SearchSpace
+from kopt.specialize import Recipe, specialize
+from kopt.trial import Candidate
+
+PROGRAMS = ("xla-kernels", "xla", "xla-attention", "onnx")
+"""Presets that are candidates, the usual choice first; "onnx" keeps the model's own layout."""
+
+TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
+"""Largest error allowed, relative to the largest output: rounding of the precision, over the depth of usual networks."""
+
+XLA_OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "program-order": {"xla_cpu_enable_concurrency_optimized_scheduler": False},
+    "vectors-256": {"xla_cpu_prefer_vector_width": 256},
+    "vectors-512": {"xla_cpu_prefer_vector_width": 512},
+    "no-fusion-emitters": {"xla_cpu_use_fusion_emitters": False},
+}
+"""Options of one compilation; all keep the numbers within rounding."""
+
+CONVOLUTIONS = ("auto", "winograd2", "winograd4", "direct", "im2col")
+"""Forms of 3x3 convolutions with stride 1."""
+
+
+def program_space(graph: Graph, target: Target, *, precisions: Sequence[str], threads: Sequence[int], kernels: bool = True) -> SearchSpace:
+    """The programs worth trying for a graph; its default is what is compiled without a search.
+
+    Args:
+        graph: as imported.
+        target: what for.
+        precisions: allowed ones, the preferred first.
+        threads: allowed counts, the preferred first.
+        kernels: whether kopt's own kernels may be used.
+    """
+    ops = {node.op for _, node in graph.walk()}
+    spatial = any(op.startswith("Conv") for op in ops)
+    programs = [name for name in PROGRAMS if name != "xla-kernels" or (kernels and target.device == "cpu" and _kernels_available())]
+    programs = [name for name in programs if (name != "xla-attention" or "Softmax" in ops) and (name != "onnx" or spatial)]
+    knobs = [Knob("program", tuple(programs)), Knob("precision", tuple(precisions)), Knob("threads", tuple(threads))]
+    if target.device == "cpu":
+        knobs.append(Knob("xla", tuple(XLA_OPTIONS)))
+        if any(_is_plain_three_by_three(graph, node) for node in graph.nodes):
+            knobs.append(Knob("conv3x3", CONVOLUTIONS))
+    return SearchSpace(tuple(knobs))
+
+
+def _kernels_available() -> bool:
+    from kopt.targets.kernels.library import obstacle
+
+    return obstacle() is None
+
+
+def _is_plain_three_by_three(graph: Graph, node: Any) -> bool:
+    if node.op != "Conv" or len(node.inputs) < 2 or node.inputs[1] not in graph.constants:
+        return False
+    return tuple(node.inputs[1].tensor.shape or ())[2:] == (3, 3) and node.attrs.get("group", 1) == 1
+
+
+def recipe_of(config: Config, target: Target) -> Recipe:
+    """How a config's program is made; its thread count is for the process that runs it."""
+    precision = str(config.get("precision", "fp32"))
+    name = str(config.get("program", "xla"))
+    options: dict[str, Any] = {}
+    if config.get("xla", "default") != "default":
+        options["compiler_options"] = XLA_OPTIONS[str(config["xla"])]
+    if config.get("conv3x3", "auto") != "auto":
+        options["conv3x3"] = str(config["conv3x3"])
+    if name == "xla-kernels" and precision == "fp32":
+        options["kernels"] = True
+    if precision == "fp32":
+        return Recipe.of_preset(name, options=options)
+    *passes, last = preset("xla" if name == "xla-kernels" else name)
+    return Recipe("xla", format_passes([*passes, narrow(precision, target), last]), options)
+
+
+def narrow(precision: str, target: Target) -> Precision:
+    """bf16 on a CPU is taken where it is faster; otherwise 16 bits are wanted for every weight that can be halved."""
+    if precision == "bf16" and target.device == "cpu":
+        return Precision("bf16")
+    return Precision({"bf16": "bf16", "fp16": "f16"}[precision], min_rows=0)
+
+
+def payload(model: str, config: Config, target: Target, buckets: Sequence[Bucket]) -> dict[str, Any]:
+    """What ``build`` takes: the graph's file, the recipe, and the shapes of every batch."""
+    shapes = [{name: list(shape) for name, shape in bucket.shapes.items()} for bucket in buckets]
+    return {"model": model, "recipe": recipe_of(config, target).to_json(), "shapes": shapes, "target": str(target), "isa": target.isa}
+
+
+def build(payload: Mapping[str, Any]) -> Candidate:
+    """A trial's entry: compile the program of every shape; one call runs each of them once.
+
+    The last one built is kept, so that a child can be asked to time its program again.
+    """
+    return _build(json.dumps(payload, sort_keys=True))
+
+
+@lru_cache(maxsize=1)
+def _build(text: str) -> Candidate:
+    from kopt.frontend.load import load
+
+    content = json.loads(text)
+    graph = load(content["model"])
+    recipe, target = Recipe.from_json(content["recipe"]), Target.parse(content["target"], isa=content["isa"])
+    begun = time.perf_counter()
+    calls = []
+    for dims in content["shapes"]:
+        shapes = {name: tuple(shape) for name, shape in dims.items()}
+        executable = specialize(graph, recipe, target, shapes=shapes).compile()
+        feeds = random_inputs(graph, shapes)
+        inputs = [feeds[name] for name, _ in executable.signature.inputs]
+        place = getattr(executable, "place", None)
+        calls.append((executable, [place(array) for array in inputs] if place is not None else inputs))
+    facts = {"compile_s": round(time.perf_counter() - begun, 3)}
+
+    def call() -> None:
+        for executable, inputs in calls:
+            executable(inputs)
+
+    def outputs() -> list[np.ndarray]:
+        return [comparable(np.asarray(array)) for executable, inputs in calls for array in executable(inputs)]
+
+    return Candidate(call, outputs, facts)
+
+
+def comparable(array: np.ndarray) -> np.ndarray:
+    """An array in a type that files hold: 16-bit floats that numpy lacks become float32."""
+    return array if array.dtype.kind in "biufc" else array.astype(np.float32)
+
+
+def thread_choices(cores: int) -> tuple[int, ...]:
+    """Thread counts worth trying: all cores, and halves of that."""
+    found = [cores]
+    while found[-1] > 1:
+        found.append((found[-1] + 1) // 2)
+    return tuple(found)
