@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from kopt.errors import InvalidModelError, Location, UnsupportedModelError
-from kopt.frontend import control_flow, functions, gradient, upgrade, validate
+from kopt.frontend import control_flow, functions, gradient, scan8, upgrade, validate
 from kopt.frontend.read import read_model
 from kopt.frontend.tensors import constant_from_proto
 from kopt.ir import spec
@@ -131,10 +131,11 @@ class _Reader:
         if domain == "" and proto.op_type == "Constant":
             self._add_constant(scope, proto.output[0], _constant_node(proto, self.folder, self.model))
             return
+        if scan8.is_old(proto, domain, version):
+            proto = scan8.batched(proto, loc)
         inputs = [self._read(name, proto, loc, scope) for name in proto.input]
         while inputs and inputs[-1] is None:
             inputs.pop()
-        upgrade.refuse_lost(proto.op_type, domain, version, loc)
         attrs = self._attrs(proto, inputs, scope)
         raw = upgrade.RawNode(proto.op_type, domain, list(inputs), list(proto.output), attrs, loc)
         if (domain, proto.op_type) == (gradient.TRAINING, "Gradient"):

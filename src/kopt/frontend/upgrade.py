@@ -111,16 +111,6 @@ def upgrade(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]:
         ) from error
 
 
-def refuse_lost(op: str, domain: str, version: int, loc: Location) -> None:
-    """Refuse old forms that cannot be said in the canonical opset, before their bodies are read.
-
-    Raises:
-        InvalidModelError: Scan of opset 8, which had a batch axis of its own.
-    """
-    if not domain and op == "Scan" and version < 9:
-        raise InvalidModelError("Scan of opset 8 is not supported", where=loc, next_step="export at opset 9 or newer")
-
-
 def _attr_to_input(node: RawNode, name: str, index: int, emit: Emitter) -> RawNode:
     """Move an attribute of integers to an input position."""
     if name not in node.attrs:

@@ -13,7 +13,7 @@ from kopt.frontend.load import load
 from kopt.targets.xla import evaluate_graph
 from support.node_cases import bound, cases_of, check
 
-_SEQUENCES = ("test_if_seq", "test_if_opt", "test_loop13_seq", "test_loop16_seq_none", "test_scan_sum")
+_SEQUENCES = ("test_if_seq", "test_if_opt", "test_loop13_seq", "test_loop16_seq_none")
 
 
 @pytest.mark.parametrize("name", cases_of("If", "Loop", "Scan", without=_SEQUENCES))

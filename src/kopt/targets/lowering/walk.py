@@ -47,6 +47,7 @@ _FAMILIES = (
     "random",
     "recurrent",
     "reduce",
+    "roi",
     "shape",
     "signal",
     "stateful",
