@@ -19,6 +19,7 @@ from kopt.check.verdict import (
     compare,
     judge_limit,
     pair_effect,
+    reach,
     tail_of_t,
 )
 
@@ -231,6 +232,8 @@ def _by_block(
     medians = bootstrap_medians(figures, seed)
     lower, upper = (float(bound) for bound in np.quantile(medians, [1 - CONFIDENCE, CONFIDENCE]))
     value, sign = float(np.median(flat)), -1 if at_least else 1
+    margin = reach(CONFIDENCE, len(runs)) * float(medians.std())
+    lower, upper = min(lower, value - margin), max(upper, value + margin)
     looks = max(1, len(runs) - MIN_PROCESSES + 1)
     p_value = min(1.0, looks * tail_of_t(sign * (value - limit), float(medians.std()), len(runs) - 1))
     verdict, note = Verdict.INCONCLUSIVE, "the interval holds the limit; raise --time-limit or use a quieter machine"
