@@ -21,7 +21,7 @@ def limit_threads(threads: int | None) -> None:
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads are not possible", next_step="give at least 1")
     if _started():
-        running = _running()
+        running = _asked_for[-1] if _asked_for else _default()
         if threads not in (None, running):
             raise UsageError(
                 f"{threads} threads were asked for, but JAX already runs with {running}, which cannot change any more",
@@ -33,13 +33,13 @@ def limit_threads(threads: int | None) -> None:
         os.environ[_VARIABLE] = str(threads)
         _asked_for.append(threads)
     else:
-        os.environ.setdefault(_VARIABLE, str(available_cores()))
+        _default()
 
 
-def _running() -> int:
-    """What JAX was started with: what was asked for last, the environment's number, or all cores."""
-    given = os.environ.get(_VARIABLE, "")
-    return _asked_for[-1] if _asked_for else int(given) if given.isdecimal() and int(given) else available_cores()
+def _default() -> int:
+    """The number XLA takes where none is asked for: that of its variable, which is set to all cores where it is not."""
+    given = os.environ.setdefault(_VARIABLE, str(available_cores()))
+    return int(given) if given.isdecimal() and int(given) else available_cores()
 
 
 def _started() -> bool:
