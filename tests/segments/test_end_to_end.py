@@ -80,3 +80,21 @@ def test_a_shape_computed_from_values_cuts_the_program(tmp_path: Path, rng: np.r
             feeds = {"m": np.array([[0, top, -1], [0, 0, 0]], np.int64), "scale": np.array([1.5], np.float32)}
             np.testing.assert_array_equal(session.run(feeds)["y"], np.arange(top, dtype=np.float32) * np.float32(1.5))
     assert Artifact.open(tmp_path / "m.kopt").report["host_nodes"] == []
+
+
+def test_an_input_that_decides_a_size_is_bound_when_it_comes(tmp_path: Path, rng: np.random.Generator) -> None:
+    top = model([helper.make_node("TopK", ["x", "k"], ["v", "i"])], {"x": (1, [6]), "k": (7, [1])}, {"v": (1, None), "i": (7, None)})
+    kopt.compile(top, output=tmp_path / "m.kopt", measure=False)
+    with kopt.load(tmp_path / "m.kopt") as session:
+        for k in (1, 4, 0):
+            x = rng.standard_normal(6).astype(np.float32)
+            found = session.run({"x": x, "k": np.array([k])})
+            np.testing.assert_array_equal(found["v"], np.sort(x)[::-1][:k])
+
+
+def test_a_sequence_at_the_boundary_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    nodes = [helper.make_node("SequenceConstruct", ["x"], ["s"])]
+    info = helper.make_tensor_sequence_value_info("s", 1, None)
+    graph = helper.make_graph(nodes, "model", [helper.make_tensor_value_info("x", 1, [2])], [info])
+    with pytest.raises(kopt.UsageError, match="'s' is seq"):
+        kopt.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), output=tmp_path / "m.kopt", measure=False)

@@ -52,7 +52,7 @@ class SegmentedProgram:
         """Inputs and outputs; dimensions of outputs may be open.
 
         Raises:
-            TypeError: one of them is a sequence or an optional.
+            UsageError: one of them is a sequence or an optional.
         """
         return Signature.of(self._graph)
 

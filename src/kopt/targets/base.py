@@ -44,7 +44,18 @@ class Signature:
 
     @classmethod
     def of(cls, graph: Graph) -> Signature:
-        """The signature of a graph whose inputs and outputs are tensors."""
+        """The signature of a graph whose inputs and outputs are tensors.
+
+        Raises:
+            UsageError: one of them is a sequence or an optional.
+        """
+        other = [value for value in (*graph.inputs, *graph.outputs) if not isinstance(value.type, TensorType)]
+        if other:
+            raise UsageError(
+                f"'{other[0].name}' is {other[0].type}, not a tensor",
+                where=graph.name,
+                next_step="compile the part of the model whose inputs and outputs are tensors, or run it through kopt.onnx_backend",
+            )
         return cls(tuple((v.name, v.tensor) for v in graph.inputs), tuple((v.name, v.tensor) for v in graph.outputs))
 
 

@@ -127,8 +127,7 @@ def partition(graph: Graph, forced: Iterable[str] = ()) -> Partition:
     wanted = frozenset(graph.outputs)
     segments = [_segment(graph, nodes, held, index, readers, wanted) for index, (held, nodes) in enumerate(groups)]
     segments = [segment for segment in segments if segment.makes]
-    alone = plain and not on_host and len(segments) == 1  # cutting it again would change nothing
-    return Partition(tuple(segments), tuple(on_host.values()), is_whole=alone)
+    return Partition(tuple(segments), tuple(on_host.values()))
 
 
 class _Cuts:
