@@ -42,8 +42,8 @@ def input_rows(image: Image, rows: int, vectors: Vectors, x: Buffer, picture: Ex
 
 def _copy_row(image: Image, vectors: Vectors, x: Buffer, source: Expression, copy: Buffer, row: Expression) -> None:
     """Zeros, the image's row as far as it is needed, zeros."""
-    before = image.pads[1] * image.channels
-    count = min(image.width, image.needed_width - image.pads[1]) * image.channels
+    before = min(image.pads[1], image.needed_width) * image.channels
+    count = min(image.width, image.needed_width - before // image.channels) * image.channels
     _fill(vectors, copy, row, 0, before)
     whole = count // vectors.lanes
     with build.serial(whole) as step:
