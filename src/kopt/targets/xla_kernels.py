@@ -79,9 +79,9 @@ def separate(blob: bytes) -> tuple[KernelLibrary | None, bytes]:
         (length,) = struct.unpack("<I", blob[len(_MAGIC) : start])
         header = json.loads(blob[start : start + length])
         symbols, size = header["symbols"], header["library"]
-    except (struct.error, ValueError, KeyError, TypeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged() from error
-    if not _are_names(symbols) or not isinstance(size, int) or not 0 < size <= len(blob):
+    if not _are_names(symbols) or type(size) is not int or not 0 < size < len(blob) - start - length:
         raise _damaged()
     end = start + length + size
     return KernelLibrary(tuple(symbols), blob[start + length : end]), blob[end:]
@@ -92,4 +92,4 @@ def _damaged() -> ToolchainError:
 
 
 def _are_names(symbols: Sequence[Any]) -> bool:
-    return isinstance(symbols, list) and all(isinstance(name, str) and name.isidentifier() for name in symbols)
+    return isinstance(symbols, list) and len(symbols) > 0 and all(isinstance(name, str) and name.isidentifier() for name in symbols)
