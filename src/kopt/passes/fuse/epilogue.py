@@ -68,6 +68,8 @@ def _residual_rule(op_name: str) -> Rule:
         layer, added = m.node("layer"), m["added"]
         if layer.attrs["activation"] or added.tensor.shape != layer.output.tensor.shape or not _is_f32(added):
             return Skip("the addend has another shape, or an activation comes first")
+        if added is layer.output:
+            return Skip("the sum of a result with itself would compute it twice")
         return _emit(m, b, op_name, (m["x"], m["w"], m.values["bias"], added), dict(layer.attrs))
 
     layer = op(op_name, _X, _W, _BIAS, as_="layer", domain=KOPT)
