@@ -49,7 +49,6 @@ THIRD_PARTY = {
     "jax": ("kopt.targets.xla", "kopt.targets.mlir", "kopt.targets.lowering", "kopt.targets.kernels", "kopt.recovery"),
     "jaxlib": ("kopt.targets.xla", "kopt.targets.mlir"),
     "onnx": ("kopt.ir.spec", "kopt.frontend", "kopt.targets.reference", "kopt.artifact.write", "kopt.onnx_backend"),
-    "onnx_ir": ("kopt.frontend",),
     "onnxruntime": ("kopt.runners",),
     "openvino": ("kopt.runners",),
     "tvm": ("kopt.targets.tvm", "kopt.targets.kernels"),

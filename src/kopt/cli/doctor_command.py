@@ -3,23 +3,68 @@
 from __future__ import annotations
 
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kopt.cli.common import print_json
+from kopt.cli.common import print_json, progress
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "onnx", "onnx-ir", "safetensors", "onnxruntime", "openvino")
+if TYPE_CHECKING:
+    from kopt.check.fitness import Noise
+
+_PACKAGES = ("jax", "jaxlib", "numpy", "onnx", "apache-tvm", "safetensors", "onnxruntime", "openvino")
 
 
-def run(json: bool = typer.Option(False, "--json", help="As JSON.")) -> None:
+def run(
+    json: bool = typer.Option(False, "--json", help="As JSON."),
+    bench: bool = typer.Option(False, "--bench", help="Measure whether this machine can gate latencies (about 15 s)."),
+) -> None:
     """Versions, processor, threads and devices of this machine, and what is missing."""
-    facts = examine()
+    facts = examine_bench() if bench else examine()
     if json:
         print_json(facts)
-        return
-    for name, value in facts.items():
-        typer.echo(f"{name}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}")
+    elif bench:
+        _show_bench(facts)
+    else:
+        for name, value in facts.items():
+            typer.echo(f"{name}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}")
+
+
+def examine_bench() -> dict[str, Any]:
+    """What measuring depends on here, the noise of two equal programs, and what the gate could find, in JSON types."""
+    from dataclasses import asdict
+
+    from kopt.check import fitness
+    from kopt.hardware import cpu_name
+
+    found = fitness.conditions()
+    with progress() as say:
+        say("measuring two equal programs")
+        noise, meanwhile = fitness.counted_noise()
+    return {
+        "processor": cpu_name(),
+        "conditions": [asdict(one) for one in (*found, *meanwhile)],
+        "noise": asdict(noise),
+        "can_gate": noise.fit,
+        "verdict": _bench_verdict(noise),
+    }
+
+
+def _bench_verdict(noise: Noise) -> str:
+    seen = (
+        f"slowdowns from {noise.smallest_slowdown:.1%} are found, unchanged artifacts pass from max_regression = {noise.passing_limit:.1%}"
+    )
+    if noise.fit:
+        return f"this machine can gate: {seen}"
+    return f"this machine is too noisy to gate: only {seen}; see the problems above, or use a quieter one"
+
+
+def _show_bench(facts: dict[str, Any]) -> None:
+    typer.echo(f"processor: {facts['processor']}")
+    for one in facts["conditions"]:
+        typer.echo(f"{one['name']}: {one['found']}{' - ' + one['problem'] if one['problem'] else ''}")
+    typer.echo(f"noise: {facts['noise']['spread']:.1%} between pairs of equal programs, {facts['noise']['num_pairs']} pairs")
+    typer.echo(facts["verdict"])
 
 
 def examine() -> dict[str, Any]:
