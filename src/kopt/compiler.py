@@ -165,6 +165,7 @@ def run(request: Request, progress: Progress) -> Artifact:
         request, recipe, wanted, found = _tuned(graph, wanted, request, request.tuning, progress)
     built = [_build(graph, recipe, request, bucket, progress) for bucket in wanted]
     report = reports.build(graph, request.target, request.precision, [*records, *built[0].records], [item.facts for item in built])
+    report["model"] |= reports.digests(original)
     report["host_nodes"] = list(dict.fromkeys(name for item in built for name in item.host_nodes))
     if found is not None:
         report["search"] = found.report

@@ -131,19 +131,23 @@ def read_report(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
         ArtifactError: a damaged artifact.
     """
     from kopt.artifact.read import Artifact
-    from kopt.report.model import check
+    from kopt.report.stored import check
 
     if path.is_dir() or not path.exists():
         artifact = Artifact.open(path)
         report = check(artifact.report, str(path)) if artifact.report else {}
         return report, json.loads(artifact.manifest.to_bytes())
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), parse_constant=_no_number)
     except OSError as error:
         raise FileError(f"cannot read: {error.strerror}", where=str(path), next_step="check the path") from None
     except (ValueError, RecursionError):
         raise UsageError("this is no JSON file", where=str(path), next_step="give an artifact, or the report.json inside one") from None
     return check(content, str(path)), None
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
 
 
 def check_html(path: Path | None) -> None:

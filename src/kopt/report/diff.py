@@ -129,11 +129,8 @@ def _changes(before: Side, after: Side) -> Iterator[Change]:
 def _program(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What of a manifest decides the program, and what it weighs."""
     files, config = manifest["files"], manifest["config"]
-    digests = {path: "".join(entry["sha256"])[:16] for path, entry in files.items()}
     return {
         "program": manifest["program"][:16],
-        "model_file": digests.get("model.onnx"),
-        "weights_file": digests.get("weights.safetensors"),
         "backend": config.get("backend"),
         "options": config.get("options"),
         "compilers": manifest["requirements"]["compilers"],

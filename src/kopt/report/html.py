@@ -38,7 +38,7 @@ def render(page: Page) -> str:
     environment = Environment(
         loader=PackageLoader("kopt.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    charts = _charts(page)
+    charts = charts_of(page)
     drawn = {key: chart for key, chart in charts.items() if chart is not None}
     return environment.get_template("report.html.j2").render(
         page=page,
@@ -51,7 +51,8 @@ def render(page: Page) -> str:
     )
 
 
-def _charts(page: Page) -> dict[str, dict[str, Any] | None]:
+def charts_of(page: Page) -> dict[str, dict[str, Any] | None]:
+    """Every chart by its place on the page, None where what it shows was not measured."""
     from kopt.report import charts, work_charts
 
     return {

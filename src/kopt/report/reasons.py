@@ -44,6 +44,11 @@ class _Evidence:
         found = self.facts.get((section, key))
         return None if found is None else (found.before, found.after)
 
+    def both(self, section: str, key: str) -> bool:
+        """Whether both sides know the fact, and differ in it."""
+        pair = self.pair(section, key)
+        return pair is not None and None not in pair
+
     def share(self, ratio: float) -> float | None:
         """Which part of the change a factor of the latency accounts for: 1 all, 0 nothing; None without a change."""
         if self.timing is None or not self.timing.is_different or ratio <= 0:
@@ -122,9 +127,9 @@ def _work(evidence: _Evidence) -> Iterator[_Entry]:
     nodes = evidence.pair("model", "num_nodes")
     if nodes:
         yield "model", f"the model has {nodes[1]} nodes, it had {nodes[0]}", _KIND_SCORES["model"] - 0.05
-    elif evidence.pair("program", "model_file"):
-        yield "model", "the model's graph file differs", 0.5
-    elif evidence.pair("program", "weights_file"):
+    elif evidence.both("model", "structure"):
+        yield "model", "the model's operators, attributes or shapes differ", 0.6
+    elif evidence.both("model", "digest"):
         yield "weights", "only the values of weights differ: latency depends on them rarely", _KIND_SCORES["weights"]
 
 
