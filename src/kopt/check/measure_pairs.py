@@ -159,21 +159,30 @@ def measure_process(
         started = {side: stack.enter_context(Runner("kopt", paths[side], feeds, threads=threads)) for side in loading}
         warm = {side: warm_up(runner, protocol) for side, runner in started.items()}
         slowest_s = max(call_s for _, call_s in warm.values())
-        pairs: list[Pair] = []
-        for _ in range(quads_within(protocol, max_block_s, slowest_s)):
-            order = quad_order(coins.random() < 0.5)
-            for first, second in (order[:2], order[2:]):
-                before = counters()
-                blocks: dict[int, tuple[int, ...]] = {}
-                for side in (first, second):
-                    blocks[side] = tuple(started.get(side, started[1]).block(protocol.block_s, protocol.min_calls, max_block_s))
-                throttled, steal = counters().since(before)
-                alone = () if baseline is None else blocks[0]
-                pairs.append(Pair(alone, blocks[0] + blocks[1] if baseline is None else blocks[1], throttled, steal))
+        quads = quads_within(protocol, max_block_s, slowest_s)
+        pairs = [pair for _ in range(quads) for pair in _quad(started, protocol, max_block_s, quad_order(coins.random() < 0.5), counters)]
         states = {side: state for side, (state, _) in warm.items()}
         return ProcessRun(
             tuple(pairs), started[1].started.load_s, started[1].peak_bytes(), baseline_first, states[1], states.get(0, State.FLAT)
         )
+
+
+def _quad(
+    started: Mapping[int, Runner],
+    protocol: PairProtocol,
+    max_block_s: float,
+    order: tuple[int, int, int, int],
+    counters: Callable[[], MachineCounters],
+) -> list[Pair]:
+    """The two pairs of four blocks. Without a baseline the candidate takes its blocks too."""
+    pairs = []
+    for halves in (order[:2], order[2:]):
+        before = counters()
+        blocks = {side: started.get(side, started[1]).block(protocol.block_s, protocol.min_calls, max_block_s) for side in halves}
+        throttled, steal = counters().since(before)
+        baseline, candidate = tuple(blocks[0]), tuple(blocks[1])
+        pairs.append(Pair(baseline, candidate, throttled, steal) if 0 in started else Pair((), baseline + candidate, throttled, steal))
+    return pairs
 
 
 def quads_within(protocol: PairProtocol, max_block_s: float, call_s: float) -> int:

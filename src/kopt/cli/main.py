@@ -29,6 +29,7 @@ from kopt.cli import (
     optimize_command,
     report_command,
     run_command,
+    trend_command,
     tune_command,
     verify_command,
 )
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_command.run,
     "bench": bench_command.run,
     "check": check_command.run,
+    "trend": trend_command.run,
     "report": report_command.run,
     "diff": diff_command.run,
     "verify": verify_command.run,
