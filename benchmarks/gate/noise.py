@@ -7,6 +7,7 @@ gives is the machine's doing and hits baseline and candidate alike, whoever is r
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -68,6 +69,7 @@ def replayed(name: str) -> Trace:
     return trace
 
 
+@cache
 def traces() -> dict[str, Trace]:
     """Every trace by its name: the synthetic ones, and what was recorded."""
     made: dict[str, Trace] = {one.__name__: one for one in (white, drift, bursts, neighbour, everything)}

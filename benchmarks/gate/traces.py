@@ -13,6 +13,7 @@ import sys
 import time
 import zlib
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from kopt.check.measure_pairs import Pair, PairProtocol, ProcessRun, quad_order
 from kopt.check.sequence import MeasuringTime
 from kopt.check.steady import State, state_of
 from kopt.check.verdict import Verdict
+from kopt.hardware import available_cores
 
 RESULTS = Path(__file__).parent / "results" / "traces.json"
 PROTOCOL = PairProtocol()
@@ -39,8 +41,10 @@ LAYOUT = 0.004
 """How much a process's memory layout moves its latency, as a standard deviation."""
 
 EFFECTS = (0.0, 0.05, 0.10, -0.05, -0.10)
-JOB = 20
 CHUNK = 20
+"""Runs that are done together; also a job of as many models."""
+
+EMPTY = {"runs": 0, "outcomes": {}, "jobs_of_20": 0, "jobs_failed": 0, "failed_within_jobs": 0, "seconds": 0.0, "longest_s": 0.0}
 
 
 @dataclass
@@ -98,20 +102,36 @@ def reason(finding: Finding) -> str:
     return next((text for text in known if text in finding.note), "other")
 
 
-def extend(cell: dict[str, Any], name: str, trace: Trace, slowdown: float) -> None:
-    """A chunk of further runs, counted into the cell; a chunk is also one job of as many models."""
-    findings = []
-    for number in range(cell["runs"], cell["runs"] + CHUNK):
-        finding, seconds = gate_run(trace, slowdown, [zlib.crc32(name.encode()), round(1e4 * (1 + slowdown)), number])
-        findings.append(finding)
-        cell["seconds"] = cell.get("seconds", 0.0) + seconds
-        cell["longest_s"] = max(cell.get("longest_s", 0.0), round(seconds, 1))
-    cell["runs"] += CHUNK
+def chunk(name: str, slowdown: float, start: int) -> list[tuple[Finding, float]]:
+    """Runs from number ``start`` on, each seeded by its trace, effect and number."""
+    seeds = ([zlib.crc32(name.encode()), round(1e4 * (1 + slowdown)), number] for number in range(start, start + CHUNK))
+    return [gate_run(traces()[name], slowdown, seed) for seed in seeds]
+
+
+def count(cell: dict[str, Any], runs: list[tuple[Finding, float]]) -> None:
+    """Add a chunk to its cell; a chunk is also one job of as many models."""
+    findings = [finding for finding, _ in runs]
+    cell["runs"] += len(runs)
+    cell["seconds"] = round(cell["seconds"] + sum(seconds for _, seconds in runs), 1)
+    cell["longest_s"] = max(cell["longest_s"], *(round(seconds, 1) for _, seconds in runs))
     cell["outcomes"] = dict(sorted((Counter(cell["outcomes"]) + Counter(map(reason, findings))).items()))
-    job = correct([Result(name, 1, "max_regression", one.verdict, 0.05, p_value=one.p_value) for one in findings])
+    job = correct([Result("m", 1, "max_regression", one.verdict, 0.05, p_value=one.p_value) for one in findings])
     cell["jobs_of_20"] += 1
     cell["jobs_failed"] += any(one.verdict is Verdict.FAIL for one in job)
     cell["failed_within_jobs"] += sum(one.verdict is Verdict.FAIL for one in job)
+
+
+def one_round(cells: dict[str, dict[str, Any]], options: argparse.Namespace) -> list[list[Any]]:
+    """The next chunks of every cell that wants runs, those that lack most first: cell, trace, effect, first number."""
+    found = []
+    for name in traces():
+        for effect in EFFECTS if options.only in name else ():
+            key = f"{name} {effect:+.0%}"
+            cell = cells.setdefault(key, EMPTY | {"outcomes": {}})
+            wanted, chunks = (options.runs, 20) if effect == 0 else (options.power_runs, 1)
+            starts = range(cell["runs"], min(wanted, cell["runs"] + chunks * CHUNK), CHUNK)
+            found += [(start / wanted, key, name, effect, start) for start in starts]
+    return [one for _, *one in sorted(found)]
 
 
 def upper_bound(count: int, runs: int) -> float:
@@ -145,23 +165,19 @@ def main() -> None:
     options = parser.parse_args()
     cells = json.loads(options.out.read_text())["cells"] if options.out.exists() else {}
     end = time.monotonic() + options.seconds
-    missing = True
-    while missing and time.monotonic() < end:
-        missing = False
-        for name, trace in traces().items():
-            for effect in EFFECTS if options.only in name else ():
-                fresh = {"runs": 0, "outcomes": {}, "jobs_of_20": 0, "jobs_failed": 0, "failed_within_jobs": 0}
-                cell = cells.setdefault(f"{name} {effect:+.0%}", fresh)
-                wanted = options.runs if effect == 0 else options.power_runs
-                for _ in range(20 if effect == 0 else 1):
-                    if cell["runs"] < wanted and time.monotonic() < end:
-                        extend(cell, name, trace, effect)
-                        missing = True
+    with ProcessPoolExecutor(available_cores()) as pool:
+        while (planned := one_round(cells, options)) and time.monotonic() < end:
+            for first in range(0, len(planned), 8):
+                batch = planned[first : first + 8]
+                if time.monotonic() >= end:
+                    break
+                for (key, *_), runs in zip(batch, pool.map(chunk, *zip(*(one[1:] for one in batch), strict=True)), strict=True):
+                    count(cells[key], runs)
     options.out.parent.mkdir(exist_ok=True)
     cells = {key: cell for key, cell in cells.items() if cell["runs"]}
     options.out.write_text(json.dumps({"protocol": "default", "cells": cells}, indent=1) + "\n")
     print(summary(cells))
-    print("there is more to run" if missing else "everything is done")
+    print("there is more to run" if planned else "everything is done")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,18 @@ def test_quantile_interval_covers_and_uses_the_known_ranks():
     assert v.quantile_interval([1.0, 2.0], 0.5) == (-math.inf, math.inf)
 
 
+def test_bounds_of_few_processes_reach_farther():
+    assert v.reach(0.99, 1) == 0.0
+    assert v.reach(0.99, 2) == pytest.approx(2.326 * math.sqrt(2), rel=1e-3)
+    assert v.reach(0.99, 10_000) == pytest.approx(2.326, rel=1e-3)
+
+
+def test_a_slowdown_of_exactly_the_limit_passes_seldom():
+    rng = np.random.default_rng(6)
+    passed = sum(v.compare(effects(rng, 0.05, layout=0.01), seed=k).verdict is Verdict.PASS for k in range(400))
+    assert passed <= 16
+
+
 def test_worst():
     assert Verdict.worst([]) is Verdict.PASS
     assert Verdict.worst([Verdict.PASS, Verdict.INCONCLUSIVE]) is Verdict.INCONCLUSIVE
