@@ -37,9 +37,11 @@ from kopt.trial import Failure, Limits, Measured, Outcome, Timing, TrialPool, Tr
 IMPLEMENTATION = "program"
 OBJECTIVES = ("latency", "throughput", "pareto")
 AUTO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+_MODULE, _ENTRY = "kopt.candidates", "kopt.candidates:build"
 _SEARCH_SHARE = 0.75
 """Of the budget; the rest is for the race and the batch curve."""
 _FINALISTS = 3
+_TRIAL_BLOCK_S, _RACE_BLOCK_S = 0.5, 0.25
 _MEMORY_SHARE = 0.8
 
 Progress = Callable[[str], None]
@@ -282,7 +284,7 @@ class _ProgramSearch:
         return outcome
 
     def _pool(self, config: Config) -> TrialPool:
-        return TrialPool("kopt.candidates", limits=self.limits(), environment=child_environment(int(config["threads"])))
+        return TrialPool(_MODULE, limits=self.limits(), environment=child_environment(int(config["threads"])))
 
     def limits(self) -> Limits:
         """A candidate may take as long as ten of the default, but a minute in any case."""
@@ -296,10 +298,10 @@ class _ProgramSearch:
         """What a child is asked: to compare with the reference where it is the wanted shapes, and to time."""
         if timing is None:
             limit = None if give_up_us is None else int(give_up_us * 1e3)
-            timing = Timing(warmup_calls=2, block_s=0.5, min_calls=5, max_s=10.0, give_up_ns=limit)
+            timing = Timing(warmup_calls=2, block_s=_TRIAL_BLOCK_S, min_calls=5, max_s=10.0, give_up_ns=limit)
         content = payload(self.model, config, self.target, buckets)
         reference = self.folder / "reference.npz" if buckets is self.buckets else None
-        return TrialRequest("kopt.candidates:build", content, reference, TOLERANCES[str(config["precision"])], timing)
+        return TrialRequest(_ENTRY, content, reference, TOLERANCES[str(config["precision"])], timing)
 
     def _keep(self, config: Config, pool: TrialPool, record: TrialRecord) -> None:
         """Keep the children of the fastest alive for the race, end the others."""
@@ -320,7 +322,7 @@ class _ProgramSearch:
             return (best.config if best else self.space.default()), []
         self.progress(f"tuning: racing {len(keys)} candidates")
         racers = [_Racer(self, configs[key], self.alive[key]) for key in keys]
-        result = race(racers, RaceSettings(rounds=4, block_s=0.25, min_calls=3, max_s=5.0), self._is_over)
+        result = race(racers, RaceSettings(rounds=4, block_s=_RACE_BLOCK_S, min_calls=3, max_s=5.0), self._is_over)
         if not result.order:
             return best.config, []
         found = [
@@ -340,7 +342,7 @@ class _ProgramSearch:
             left_s = max(0.0, self.tuning.budget_s - self.elapsed_s)
             self.progress(f"tuning: batch {batch}, {left_s:.0f} s left")
             with self._pool(config) as pool:
-                timing = Timing(warmup_calls=2, block_s=0.5, min_calls=5, max_s=10.0)
+                timing = Timing(warmup_calls=2, block_s=_TRIAL_BLOCK_S, min_calls=5, max_s=10.0)
                 outcome = pool.run(self.request(config, [buckets[batch]], timing=timing), self.limits())
             return outcome.p50_us if isinstance(outcome, Measured) else None
 
