@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from kopt.errors import InputError
 from kopt.hardware import Target
 from kopt.ir.graph import Node, Value
 from kopt.ir.types import TensorType
 from kopt.segments.body import Body
 from kopt.specialize import Recipe
+
+MAX_ITERATIONS = 1 << 20
+"""A loop on the host that goes on longer is taken for one without an end."""
 
 Step = Callable[[Sequence[Any]], Sequence[Any]]
 
@@ -36,13 +40,15 @@ def _if(node: Node, bodies: Sequence[Body], inputs: Sequence[Any], captured: Seq
     raise ValueError("If lacks a branch")
 
 
-def _loop(_: Node, bodies: Sequence[Body], inputs: Sequence[Any], captured: Sequence[Any]) -> Sequence[Any]:
+def _loop(node: Node, bodies: Sequence[Body], inputs: Sequence[Any], captured: Sequence[Any]) -> Sequence[Any]:
     """Iterations one by one; what they stack may grow without a bound known before."""
     body = bodies[0]
     trips = None if inputs[0] is None else int(np.asarray(inputs[0]).item())
     going = len(inputs) < 2 or inputs[1] is None or bool(np.asarray(inputs[1]).item())
     carried, rows, step = list(inputs[2:]), [], 0
     while going and (trips is None or step < trips):
+        if step >= MAX_ITERATIONS:
+            raise InputError(f"the loop has not ended after {step} iterations", where=str(node.loc), next_step="check its condition")
         again, *results = body((np.asarray(step, np.int64), np.asarray(going), *carried), captured)
         going, step = bool(np.asarray(again).item()), step + 1
         carried = results[: len(carried)]
