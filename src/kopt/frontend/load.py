@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from kopt.errors import InvalidModelError, Location, UnsupportedModelError
-from kopt.frontend import control_flow, functions, gradient, scan8, upgrade, validate
+from kopt.frontend import control_flow, functions, gradient, ml_text, scan8, upgrade, validate
 from kopt.frontend.read import read_model
 from kopt.frontend.tensors import constant_from_proto
 from kopt.ir import spec
@@ -141,8 +141,9 @@ class _Reader:
         if (domain, proto.op_type) == (gradient.TRAINING, "Gradient"):
             raw = gradient.with_body(raw, scope.nodes, scope.values)
         emit = upgrade.Emitter(scope.constants, self._fresh)
-        for canonical in upgrade.upgrade(raw, version, emit):
-            self._emit(canonical, scope)
+        canonical = ml_text.on_integers(raw, emit) if domain == ml_text.ML else upgrade.upgrade(raw, version, emit)
+        for item in canonical:
+            self._emit(item, scope)
 
     def _read(self, name: str, proto: onnx.NodeProto, loc: Location, scope: _Scope) -> Value | None:
         found = scope.read(name)
