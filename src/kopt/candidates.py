@@ -16,7 +16,7 @@ from kopt.ir.graph import Graph
 from kopt.passes.pipeline import preset
 from kopt.passes.precision import Precision
 from kopt.passes.spec import format_passes
-from kopt.space import Config, Knob, SearchSpace
+from kopt.space import Config, Constraint, Knob, SearchSpace
 from kopt.specialize import Recipe, specialize
 from kopt.trial import Candidate
 
@@ -58,7 +58,16 @@ def program_space(graph: Graph, target: Target, *, precisions: Sequence[str], th
         knobs.append(Knob("xla", tuple(XLA_OPTIONS)))
         if any(_is_plain_three_by_three(graph, node) for node in graph.nodes):
             knobs.append(Knob("conv3x3", CONVOLUTIONS))
-    return SearchSpace(tuple(knobs))
+    names = {knob.name for knob in knobs}
+    alike = [
+        Constraint(
+            ("program", "precision"), lambda program, precision: program != "xla-kernels" or precision == "fp32", "kernels take f32"
+        ),
+        Constraint(
+            ("program", "conv3x3"), lambda program, form: program != "xla-kernels" or form == "auto", "kernels have forms of their own"
+        ),
+    ]
+    return SearchSpace(tuple(knobs), tuple(one for one in alike if names.issuperset(one.knobs)))
 
 
 def _kernels_available() -> bool:
@@ -70,7 +79,9 @@ def _kernels_available() -> bool:
 def _is_plain_three_by_three(graph: Graph, node: Any) -> bool:
     if node.op != "Conv" or len(node.inputs) < 2 or node.inputs[1] not in graph.constants:
         return False
-    return tuple(node.inputs[1].tensor.shape or ())[2:] == (3, 3) and node.attrs.get("group", 1) == 1
+    steps = (*(node.attrs.get("strides") or ()), *(node.attrs.get("dilations") or ()))
+    plain = node.attrs.get("group", 1) == 1 and all(step == 1 for step in steps)
+    return plain and tuple(node.inputs[1].tensor.shape or ())[2:] == (3, 3)
 
 
 def recipe_of(config: Config, target: Target) -> Recipe:

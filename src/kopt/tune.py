@@ -280,7 +280,7 @@ class _ProgramSearch:
         if isinstance(outcome, Failure):
             event["failure"] = f"{outcome.kind}: {outcome.detail}"
         self.events.append(event)
-        self._keep(config, pool, record)
+        self._keep(pool, record)
         return outcome
 
     def _pool(self, config: Config) -> TrialPool:
@@ -303,14 +303,14 @@ class _ProgramSearch:
         reference = self.folder / "reference.npz" if buckets is self.buckets else None
         return TrialRequest(_ENTRY, content, reference, TOLERANCES[str(config["precision"])], timing)
 
-    def _keep(self, config: Config, pool: TrialPool, record: TrialRecord) -> None:
-        """Keep the children of the fastest alive for the race, end the others."""
+    def _keep(self, pool: TrialPool, record: TrialRecord) -> None:
+        """Keep the children of the fastest, and of the default, alive for the race; end the others."""
         self.alive[record.config_key] = pool
         times = {one.config_key: one.p50_us for one in self.known}
-        ranked = sorted(self.alive, key=lambda key: times.get(key) or float("inf"))
-        for key in ranked[_FINALISTS:] + [key for key in ranked[:_FINALISTS] if times.get(key) is None]:
+        measured = sorted((key for key in self.alive if times.get(key) is not None), key=lambda key: times[key] or 0.0)
+        kept = {*measured[:_FINALISTS], *(key for key in measured if key == config_key(self.space.default()))}
+        for key in set(self.alive) - kept:
             self.alive.pop(key).close()
-        del config
 
     def _race(self) -> tuple[Config, list[dict[str, Any]]]:
         """The winner among the fastest whose children are alive, and how the others did; the search's best where fewer than two are."""
