@@ -27,11 +27,22 @@ def full() -> dict[str, Any]:
     content = report()
     content["buckets"] = [bucket(batch, 100.0 * cost, 90.0 * cost) for batch, cost in ((1, 1.0), (2, 1.2), (4, 1.6), (8, 3.1), (16, 6.1))]
     trials = [
-        {"elapsed_s": 1.0, "p50_us": 200.0},
-        {"elapsed_s": 2.0, "p50_us": None, "failure": "crash"},
-        {"elapsed_s": 3.0, "p50_us": 150.0},
+        {"elapsed_s": 1.0, "p50_us": 200.0, "kind": "measured", "config": "tile=8"},
+        {"elapsed_s": 2.0, "p50_us": None, "kind": "crash", "failure": "crash: signal 11"},
+        {"elapsed_s": 2.5, "p50_us": None, "kind": "slow"},
+        {"elapsed_s": 3.0, "p50_us": 150.0, "kind": "measured"},
     ]
-    return {**content, "search": {"trials": trials}}
+    search = {
+        "trials": trials,
+        "failures": {"crash": 1},
+        "seconds": 3.0,
+        "budget_s": 60.0,
+        "num_combinations": 12,
+        "chosen": {"tile": 8, "threads": 2},
+        "race": [{"config": {"tile": 8}, "p50_us": 150.0, "ratio": 1.0}, {"config": {"tile": 4}, "p50_us": 180.0, "ratio": 1.2}],
+        "batches": [{"batch": 1, "p50_us": 80.0}, {"batch": 32, "p50_us": 900.0}],
+    }
+    return {**content, "search": search}
 
 
 def rendered(*contents: dict[str, Any]) -> str:
@@ -74,6 +85,17 @@ def test_every_chart_is_there_and_is_a_valid_figure() -> None:
         go.Figure(chart)  # raises on any unknown property
     assert "not measured" not in " ".join(Tags(text).words)
     assert any(trace["name"] == "knee of 0.kopt: batch 4" for trace in charts["throughput"]["data"])
+
+
+def test_a_search_is_told_and_its_batch_curve_drawn() -> None:
+    text = rendered(full())
+    charts, words = charts_of(text), " ".join(Tags(text).words)
+    assert "4 trials of 12 possible programs in 3 s of 60 s; failed: 1 crash" in words
+    assert "chosen: tile=8 threads=2" in words
+    assert "1.200" in words
+    assert [trace["name"] for trace in charts["search"]["data"]] == ["trial", "best so far", "given up as slow", "failed"]
+    assert charts["search"]["data"][1]["y"] == [0.2, 0.15]
+    assert "0.kopt, searched" in {trace["name"] for trace in charts["throughput"]["data"]}
 
 
 def test_the_file_loads_nothing() -> None:

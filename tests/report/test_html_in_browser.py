@@ -12,10 +12,12 @@ from PIL import Image
 from kopt.report import html
 from kopt.report.page import of_reports
 from kopt.report.points import Source
-from support.browser import browser, open_page, screenshot, until
+from support import browser as browsers
+from support.browser import browser, screenshot, until
 from support.reports import bucket, report
 
 CHARTS = ("distribution", "percentiles", "throughput", "front", "operators", "roofline", "search")
+DRAWN = "return document.body.dataset.drawn === 'all'"
 SCREENS = {"light": (1200, False, False), "dark": (1200, True, False), "phone": (375, False, True), "dark-phone": (375, True, True)}
 
 
@@ -35,6 +37,12 @@ def page(tmp_path_factory):
 def window(tmp_path_factory):
     with browser(tmp_path_factory.mktemp("profile")) as found:
         yield found
+
+
+def open_page(window, page, **screen) -> None:
+    """Show the page and wait until it has drawn its charts."""
+    browsers.open_page(window, page, **screen)
+    until(window, lambda: window.execute_script(DRAWN))
 
 
 @pytest.mark.parametrize("screen", SCREENS)

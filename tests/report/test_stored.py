@@ -57,7 +57,13 @@ def test_real_reports_pass(tmp_path) -> None:
 def test_any_field_of_another_kind_is_named_or_can_be_shown(value) -> None:
     """No report makes a command fail by an exception of Python's own."""
     content = stored()
-    content["search"] = {"trials": [{"elapsed_s": 1.0, "p50_us": 2.0, "config": "c"}]}
+    content["search"] = {
+        "trials": [{"elapsed_s": 1.0, "p50_us": 2.0, "config": "c"}],
+        "batches": [{"batch": 2, "p50_us": 5.0}],
+        "race": [{"config": {"tile": 8}, "p50_us": 5.0, "ratio": 1.0}],
+        "failures": {"crash": 1},
+        "chosen": {"tile": 8},
+    }
     named = 0
     for path in paths(content):
         changed = set_at(content, path, value)
@@ -69,9 +75,12 @@ def test_any_field_of_another_kind_is_named_or_can_be_shown(value) -> None:
         markdown(changed)
         diff(Side("a", content), Side("b", changed))
         diff(Side("a", changed), Side("b", content))
-        html.cards(of_reports([Source("a", changed)]))
+        page = of_reports([Source("a", changed)])
+        html.cards(page)
+        html.search_lines(page.search)
+        html.race_rows(page.search)
         if path[0] in ("buckets", "machine", "search"):
-            html.charts_of(of_reports([Source("a", changed)]))
+            html.charts_of(page)
     assert named > 20
 
 

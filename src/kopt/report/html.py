@@ -11,7 +11,7 @@ from typing import Any
 
 from kopt import __version__
 from kopt.errors import MissingDependencyError
-from kopt.report.page import Page, cards, latency_rows
+from kopt.report.page import Page, cards, latency_rows, race_rows, search_lines
 
 
 def require() -> None:
@@ -45,6 +45,8 @@ def render(page: Page) -> str:
         version=__version__,
         cards=cards(page),
         latency_rows=latency_rows(page),
+        search_lines=search_lines(page.search),
+        race=race_rows(page.search),
         charts=charts,
         charts_json=_script_json(drawn),
         plotly_js=get_plotlyjs(),
@@ -58,8 +60,8 @@ def charts_of(page: Page) -> dict[str, dict[str, Any] | None]:
     return {
         "distribution": charts.distribution(page.points),
         "percentiles": charts.percentiles(page.points),
-        "throughput": charts.throughput(page.points),
-        "front": charts.front(page.points),
+        "throughput": charts.throughput([*page.points, *page.searched]),
+        "front": charts.front([*page.points, *page.searched]),
         "accuracy_front": charts.front(page.points, against="error"),
         "operators": work_charts.operators(page.buckets),
         "roofline": work_charts.roofline(page.buckets, page.machine),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kopt.report.points import Point, Source, batch_name, by_series, knee, points
+from kopt.report.points import Point, Source, batch_name, by_series, knee, points, searched
 from kopt.report.text import NOT_MEASURED, duration, heading, number, size
 
 Row = tuple[str, ...]
@@ -22,7 +22,8 @@ class Page:
         points: what was measured.
         buckets: (label, bucket of a report) for time by operator and the roofline.
         machine: whose peaks bound the roofline.
-        search: the search section of the only report that has one.
+        search: the search section of the first report that has one.
+        searched: the batch curves that searches measured.
         accuracy: rows of the accuracy table.
         environment: a header row, then one row per fact with a cell per source.
         passes: of the first report.
@@ -34,6 +35,7 @@ class Page:
     buckets: Sequence[tuple[str, Mapping[str, Any]]] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
+    searched: Sequence[Point] = ()
     accuracy: Sequence[Row] = ()
     environment: Sequence[Row] = ()
     passes: Sequence[Row] = ()
@@ -51,6 +53,7 @@ def of_reports(sources: Sequence[Source]) -> Page:
         [entry for source in sources if _same_machine(source.report["machine"], machine) for entry in _buckets(source, len(sources) == 1)],
         machine,
         next((source.report["search"] for source in sources if source.report.get("search")), {}),
+        [point for source in sources for point in searched(source)],
         [row for source in sources for row in _accuracy(source, len(sources) == 1)],
         _environment([(source.name, source.report) for source in sources]),
         list(_passes(sources[0].report)),
@@ -149,3 +152,25 @@ def latency_rows(page: Page) -> list[Row]:
         count = point.latency.get("num_samples", point.measurement.num_samples)
         rows.append((point.series, str(point.batch or "-"), *texts, number(point.throughput_per_s), str(count), *start, memory))
     return rows
+
+
+def search_lines(search: Mapping[str, Any]) -> list[str]:
+    """What was asked for, what it took, and what was chosen."""
+    if not search:
+        return []
+    facts = [f"{len(search['trials'])} trials"]
+    facts += [f"of {search['num_combinations']} possible programs"] if "num_combinations" in search else []
+    facts += [f"in {duration(search['seconds'] * 1e6)}"] if "seconds" in search else []
+    facts += [f"of {duration(search['budget_s'] * 1e6)}"] if "budget_s" in search else []
+    failures = ", ".join(f"{count} {kind}" for kind, count in search.get("failures", {}).items())
+    lines = [" ".join(facts) + (f"; failed: {failures}" if failures else "")]
+    return lines + ([f"chosen: {_spelled(search['chosen'])}"] if search.get("chosen") else [])
+
+
+def race_rows(search: Mapping[str, Any]) -> list[Row]:
+    """The finalists, fastest first."""
+    return [(_spelled(one["config"]), duration(one["p50_us"]), f"{one['ratio']:.3f}") for one in search.get("race", ())]
+
+
+def _spelled(config: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={choice}" for name, choice in config.items())

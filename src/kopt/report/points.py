@@ -125,22 +125,21 @@ def pareto(pairs: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def knee(batches: Sequence[int], throughputs: Sequence[float]) -> int | None:
-    """The batch from which more rows a call bring little: where the curve lies farthest above its chord, over the logarithm of the batch.
-
-    None with fewer than three batches, and where the curve has no such bend (a tenth of its height).
+def knee(batches: Sequence[int], throughputs: Sequence[float], share: float = 0.9) -> int | None:
+    """The smallest batch with nearly the highest throughput: beyond it calls only take longer. None where it still rises at the largest.
 
     Args:
         batches: growing, at least 1.
         throughputs: rows per second at each.
-
-    Source: Satopää et al., Finding a "Kneedle" in a Haystack, 2011.
+        share: of the highest throughput that is nearly enough.
     """
-    if len(batches) < 3 or min(batches) < 1:
+    if len(batches) < 2 or min(batches) < 1:
         return None
-    x, y = np.log(np.array(batches, float)), np.array(throughputs, float)
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    above = (y - y.min()) / np.ptp(y) - (x - x.min()) / np.ptp(x)
-    best = int(np.argmax(above))
-    return int(batches[best]) if above[best] > 0.1 else None
+    found = next(batch for batch, rate in zip(batches, throughputs, strict=True) if rate >= share * max(throughputs))
+    return None if found == batches[-1] else found
+
+
+def searched(source: Source) -> tuple[Point, ...]:
+    """The batch curve that a search measured, which has no samples."""
+    curve = source.report.get("search", {}).get("batches", ())
+    return tuple(Point(f"{source.name}, searched", one["batch"], {"p50_us": one["p50_us"]}) for one in curve)

@@ -83,7 +83,17 @@ _REPORT: Mapping[str, Rule] = {
     "target": _entry(device=_text, present=lambda value: isinstance(value, bool)),
     "machine": _entry(cpu=_text, cores=_count, peak_gflops=_maybe(_positive), peak_gbytes_per_s=_maybe(_positive)),
     "versions": _mapping,
-    "search": _maybe(_entry(trials=_list_of(_entry(elapsed_s=_number, p50_us=_nullable(_positive))))),
+    "search": _maybe(
+        _entry(
+            trials=_list_of(_entry(elapsed_s=_number, p50_us=_nullable(_positive), best_us=_nullable(_positive))),
+            batches=_maybe(_list_of(_entry(batch=_count, p50_us=_positive))),
+            race=_maybe(_list_of(_entry(config=_mapping, p50_us=_positive, ratio=_positive))),
+            failures=_maybe(_mapping),
+            chosen=_maybe(_mapping),
+            seconds=_maybe(_number),
+            budget_s=_maybe(_number),
+        )
+    ),
 }
 _BUCKET: Mapping[str, Rule] = {
     "batch": _count,

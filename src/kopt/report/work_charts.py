@@ -109,12 +109,16 @@ def _node_text(name: str, node: Mapping[str, Any]) -> str:
 
 
 def search(progress: Mapping[str, Any]) -> Figure | None:
-    """Every trial of a search over the time it was made, with the best so far; trials that failed lie on the lower edge."""
+    """Every trial of a search over the time it was made, with the best so far; trials without a time lie on the lower edge."""
     trials = progress.get("trials", ())
     done = [trial for trial in trials if trial.get("p50_us")]
     if not done:
         return None
-    failed = [trial for trial in trials if not trial.get("p50_us")]
+    rest = [trial for trial in trials if not trial.get("p50_us")]
+    marks = {
+        "given up as slow": ("line-ns-open", COLORS[5], [trial for trial in rest if trial.get("kind") == "slow"]),
+        "failed": ("x", COLORS[4], [trial for trial in rest if trial.get("kind") != "slow"]),
+    }
     figure = go.Figure()
     best = np.minimum.accumulate([trial["p50_us"] / 1e3 for trial in done])
     figure.add_scatter(
@@ -128,16 +132,17 @@ def search(progress: Mapping[str, Any]) -> Figure | None:
     )
     line = {"color": COLORS[1], "width": 2, "shape": "hv"}
     figure.add_scatter(x=rounded([trial["elapsed_s"] for trial in done]), y=rounded(best), mode="lines", line=line, name="best so far")
-    if failed:
-        figure.add_scatter(
-            x=rounded([trial["elapsed_s"] for trial in failed]),
-            y=rounded([min(best)] * len(failed)),
-            mode="markers",
-            marker={"color": COLORS[4], "symbol": "x", "size": 7},
-            name="failed",
-            hovertext=[plain(str(trial.get("failure", "failed"))) for trial in failed],
-            hoverinfo="text",
-        )
+    for name, (symbol, color, shown) in marks.items():
+        if shown:
+            figure.add_scatter(
+                x=rounded([trial["elapsed_s"] for trial in shown]),
+                y=rounded([min(best)] * len(shown)),
+                mode="markers",
+                marker={"color": color, "symbol": symbol, "size": 7},
+                name=name,
+                hovertext=[f"{plain(str(one.get('failure', name)))}<br>{plain(str(one.get('config', '')))}" for one in shown],
+                hoverinfo="text",
+            )
     figure.update_xaxes(title={"text": "seconds into the search"})
     figure.update_yaxes(**log_axis("milliseconds a call (p50)", [trial["p50_us"] / 1e3 for trial in done]))
     return finish(figure)

@@ -16,11 +16,12 @@ function layoutOf(chart) {
   return layout;
 }
 
-function draw() {
-  for (const [key, chart] of Object.entries(charts)) {
-    const place = document.getElementById("chart-" + key);
-    if (place) Plotly.react(place, chart.data, layoutOf(chart), { responsive: true, displayModeBar: false });
-  }
+async function draw() {
+  delete document.body.dataset.drawn;
+  const places = Object.entries(charts).map(([key, chart]) => [document.getElementById("chart-" + key), chart]);
+  await Promise.all(places.map(([place, chart]) =>
+    Plotly.react(place, chart.data, layoutOf(chart), { responsive: true, displayModeBar: false })));
+  document.body.dataset.drawn = "all";
 }
 
 draw();
