@@ -113,8 +113,8 @@ def preset_xla_attention() -> tuple[Pass, ...]:
 
 
 def preset_xla_kernels() -> tuple[Pass, ...]:
-    """The "xla" preset with everything that a kernel applies to its results fused into products and convolutions."""
-    return (*preset_xla(), *_passes("fuse-epilogue", "cleanup"))
+    """The "xla-attention" preset with everything that a kernel applies to its results fused into products and convolutions."""
+    return (*preset_xla_attention(), *_passes("fuse-epilogue", "cleanup"))
 
 
 PRESETS: dict[str, Callable[[], tuple[Pass, ...]]] = {

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from kopt.ir.constant import aligned_copy
 from kopt.targets import xla_internals as internals
 
 _INLINED = frozenset({"pjit", "jit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"})
@@ -176,7 +177,12 @@ def _evaluate(early: Sequence[Any], known: dict[Any, Any], stored: set[Any]) -> 
             for var in (*eqn.invars, *eqn.outvars):
                 if not isinstance(var, internals.Literal) and var not in stored and last.get(var, index) <= index:
                     env.pop(var, None)
-    return {var: np.ascontiguousarray(np.asarray(env[var])).reshape(np.shape(env[var])) for var in stored}
+    return {var: _stored(np.asarray(env[var])) for var in stored}
+
+
+def _stored(array: np.ndarray) -> np.ndarray:
+    """The array as programs take it in place: contiguous, and where it must be copied for that, aligned as well."""
+    return array if array.flags.c_contiguous else aligned_copy(array)
 
 
 def _evaluate_eqn(eqn: Any, args: Sequence[Any]) -> Sequence[Any]:

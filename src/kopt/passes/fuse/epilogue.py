@@ -33,6 +33,16 @@ def product_of_matmul(m: Match, b: Builder) -> Value | Skip:
     return _emit(m, b, "Product", (m["x"], m["w"]), {"transB": 0, "activation": ""})
 
 
+@rule(op("MatMul", _X, op("Transpose", _W, as_="turn")))
+def product_of_turned_weights(m: Match, b: Builder) -> Value | Skip:
+    """MatMul(x, Transpose(w))   ==>   Product(x, w, transB=1), for a constant matrix w that was too large to fold."""
+    if not _is_f32(m["w"]) or m["w"].tensor.rank != 2 or (m["x"].tensor.rank or 0) < 2:
+        return Skip("not a product with an f32 matrix")
+    if m.node("turn").attrs.get("perm") not in (None, (1, 0)):
+        return Skip("the weights are not turned")
+    return _emit(m, b, "Product", (m["x"], m["w"]), {"transB": 1, "activation": ""})
+
+
 @rule(op("Gemm", _X, _W, _BIAS))
 def product_of_gemm(m: Match, b: Builder) -> Value | Skip:
     """Gemm(x, w, bias)   ==>   Product(x, w, bias), one bias per column."""
@@ -106,6 +116,7 @@ def _activation(graph: Graph, node: Node) -> dict[str, Attr] | None:
 
 _RULES = (
     product_of_matmul,
+    product_of_turned_weights,
     product_of_gemm,
     fused_convolution,
     product_bias,

@@ -15,6 +15,8 @@ from typing import Any, get_type_hints
 import tvm
 from tvm import tirx
 
+from kopt.targets.kernels.attention import Attention
+from kopt.targets.kernels.attention_nest import emit_attention
 from kopt.targets.kernels.conv import Conv, Depthwise
 from kopt.targets.kernels.conv_nest import emit_conv
 from kopt.targets.kernels.depthwise_nest import emit_depthwise
@@ -29,6 +31,7 @@ _NESTS: dict[str, tuple[type, Callable[..., Any]]] = {
     "Conv": (Conv, emit_conv),
     "Depthwise": (Depthwise, emit_depthwise),
     "Winograd": (Winograd, emit_winograd),
+    "Attention": (Attention, emit_attention),
 }
 
 

@@ -10,7 +10,7 @@ from tvm.tirx.script import builder as build
 from kopt.targets.kernels.conv import Conv, Image
 from kopt.targets.kernels.emit import Buffer, Expression, Vectors, function, index
 from kopt.targets.kernels.rows import Reader, input_rows
-from kopt.targets.kernels.tile import RegisterTile, first_of, part
+from kopt.targets.kernels.tile import RegisterTile, first_of, part, unrolled
 
 
 def emit_conv(kernel: Conv, name: str, lanes: int) -> Any:
@@ -63,7 +63,6 @@ def _accumulate(
     stride = image.strides[1] * image.channels
 
     for i, offset, first, count in segments(image, image.channels):
-        unroll = min(kernel.tiling.unroll, count)
 
         def step(k: Expression, i: int = i, offset: int = offset, first: int = first) -> None:
             below = row * image.strides[0] + i * image.dilations[0]
@@ -72,11 +71,7 @@ def _accumulate(
                 lambda j: tile.vectors.load(w, panel, first + k, index(j)),
             )
 
-        with build.serial(count // unroll) as outer:
-            for inner in range(unroll):
-                step(outer * unroll + inner)
-        for k in range(count - count % unroll, count):
-            step(index(k))
+        unrolled(count, kernel.tiling.unroll, step)
 
 
 def _finish(

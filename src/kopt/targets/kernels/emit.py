@@ -30,6 +30,9 @@ _TANH = (
 )
 _TANH_UNDER = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
 
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_EXP_LOWEST, _EXP_HIGHEST = -87.0, 88.0
+
 
 def index(value: int) -> Expression:
     """An i32 constant."""
@@ -92,6 +95,16 @@ class Vectors:
         limit, one = self.constant(_TANH_LIMIT), self.constant(1.0)
         result = tirx.Select(x > limit, one, result)  # exactly 1, or gelu_tanh would grow with x where it is zero
         return tirx.Select(x < -limit, -one, result)
+
+    def exp(self, x: Expression) -> Expression:
+        """The exponential to about 1e-7; 0 below -87. Source: Cephes ``expf``."""
+        low = self.constant(_EXP_LOWEST)
+        safe = self.at_most(self.at_least(x, _EXP_LOWEST), _EXP_HIGHEST)
+        power = tirx.floor(safe * self.constant(1.44269504088896341) + self.constant(0.5))
+        rest = safe - power * self.constant(0.693359375) + power * self.constant(2.12194440e-4)
+        value = self._polynomial(rest, _EXP) * rest * rest + rest + self.constant(1.0)
+        bits = (tirx.Cast(f"int32x{self.lanes}", power) + self.broadcast(index(127))) << self.broadcast(index(23))
+        return tirx.Select(x < low, self.constant(0.0), value * tirx.reinterpret(f"float32x{self.lanes}", bits))
 
     def gelu(self, x: Expression) -> Expression:
         """x/2 * (1 + erf(x / sqrt 2)). Source: ONNX Gelu-20."""

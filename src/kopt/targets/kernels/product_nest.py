@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as build
 
 from kopt.targets.kernels.emit import Buffer, Expression, Vectors, function, index
 from kopt.targets.kernels.product import Product
-from kopt.targets.kernels.tile import RegisterTile, first_of, part
+from kopt.targets.kernels.tile import RegisterTile, first_of, part, unrolled
 
 
 def emit_product(kernel: Product, name: str, lanes: int) -> Any:
@@ -36,11 +36,6 @@ def _tile(kernel: Product, vectors: Vectors, arrays: list[Buffer], y: Buffer, pa
     def step(k: Expression) -> None:
         tile.multiply(lambda i: x[row + i, k], lambda j: vectors.load(w, panel, k, index(j)))
 
-    unroll = min(tiling.unroll, kernel.k)
-    with build.serial(kernel.k // unroll) as outer:
-        for inner in range(unroll):
-            step(outer * unroll + inner)
-    for k in range(kernel.k - kernel.k % unroll, kernel.k):
-        step(index(k))
+    unrolled(kernel.k, tiling.unroll, step)
     added = (lambda i, j: vectors.load(rest[-1], row + i, column + j)) if kernel.epilogue.residual else None
     tile.finish(kernel.epilogue, added, lambda i, j, value: vectors.store(y, value, row + i, column + j))

@@ -71,3 +71,13 @@ def part(task: Expression, inner: Expression, size: int, count: int) -> Expressi
 def first_of(tile: Expression, step: int, size: int) -> Expression:
     """Where a tile of ``step`` begins; the last one early enough to end within ``size``."""
     return tile * step if size % step == 0 else tirx.min(tile * step, index(size - step))
+
+
+def unrolled(count: int, times: int, step: Callable[[Expression], None]) -> None:
+    """``step`` for every index below ``count``, in a loop of ``times`` steps and the rest written out."""
+    times = min(times, count)
+    with build.serial(count // times) as outer:
+        for inner in range(times):
+            step(outer * times + inner)
+    for last in range(count - count % times, count):
+        step(index(last))

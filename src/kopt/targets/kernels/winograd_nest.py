@@ -13,7 +13,7 @@ from tvm.tirx.script import builder as build
 
 from kopt.targets.kernels.conv_nest import views
 from kopt.targets.kernels.emit import Buffer, Expression, Vectors, function, index
-from kopt.targets.kernels.tile import RegisterTile, first_of, part
+from kopt.targets.kernels.tile import RegisterTile, first_of, part, unrolled
 from kopt.targets.kernels.winograd import POSITIONS, TILE, Winograd
 
 _EDGE = TILE + 2
@@ -133,12 +133,7 @@ def _multiply(kernel: Winograd, vectors: Vectors, scratch: _Scratch, w: Buffer, 
                 lambda j: vectors.load(w, position, panel, c, index(j)),
             )
 
-        unroll = min(tiling.unroll, channels)
-        with build.serial(channels // unroll) as outer:
-            for inner in range(unroll):
-                step(outer * unroll + inner)
-        for c in range(channels - channels % unroll, channels):
-            step(index(c))
+        unrolled(channels, tiling.unroll, step)
         tile.finish(None, None, lambda i, j, value: vectors.store(scratch.products, value, position, first + i, index(j)))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from kopt.ir.types import DType
 from kopt.targets.lowering.activation import softmax
+from kopt.targets.lowering.kernel_calls import attended, takes_kernel
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 from kopt.targets.lowering.rounding import is_narrow, narrowed
 
@@ -48,6 +49,10 @@ def attention(
     if past_key is not None and past_value is not None:
         k, v = jnp.concatenate([past_key, k], 2), jnp.concatenate([past_value, v], 2)
     present = (k, v)
+    if takes_kernel(ctx, q):
+        y = attended(ctx, q, k, v, _mask(ctx, q, k, mask, lengths, past))
+        if y is not None:
+            return y.transpose(0, 2, 1, 3).reshape(y.shape[0], y.shape[2], -1) if flat else y
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = jnp.repeat(k, repeat, 1), jnp.repeat(v, repeat, 1)

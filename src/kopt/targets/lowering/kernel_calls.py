@@ -65,3 +65,18 @@ def convolved(ctx: LoweringContext, x: Array, weight: Array, window: Any, bias: 
     rest = [array for array in (bias, residual) if array is not None]
     convolve = conv_call.convolve_depthwise if depthwise else conv_call.convolve
     return convolve(ctx.options["kernel_calls"], x, weight, image, rest, epilogue)
+
+
+def takes_kernel(ctx: LoweringContext, q: Array) -> bool:
+    """Whether an Attention node is one that a kernel computes: f32, no soft cap, and nothing but the result is read."""
+    plain = not ctx.attr("softcap", 0.0) and not ctx.attr("softmax_precision") and not any(ctx.wants(k) for k in (1, 2, 3))
+    return plain and may_call(ctx, q)
+
+
+def attended(ctx: LoweringContext, q: Array, k: Array, v: Array, mask: Array | None) -> Array | None:
+    """softmax(q k^T * scale + mask) v by a kernel, None where none takes it.  q: (B, H, Tq, D); mask: broadcast to the scores."""
+    from kopt.targets.kernels.attention_call import attend
+
+    given = ctx.attr("scale")
+    scale = 1 / np.sqrt(q.shape[-1]) if given is None else float(given)
+    return attend(ctx.options["kernel_calls"], q, k, v, mask, scale)
