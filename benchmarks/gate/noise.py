@@ -17,6 +17,7 @@ from scipy.signal import lfilter
 Trace: TypeAlias = Callable[[np.random.Generator, int], np.ndarray]  # random numbers, number of calls -> relative times, f64 (calls,)
 
 CALLS_PER_BLOCK = 20  # of the noise, not of the protocol
+CALL_S = 0.0125
 RECORDINGS = Path(__file__).parent / "recordings"
 
 
@@ -58,13 +59,14 @@ def everything(rng: np.random.Generator, calls: int) -> np.ndarray:
 
 
 def replayed(name: str) -> Trace:
-    """Calls recorded on a real machine, from a random place on, in their order."""
+    """The recorded calls in their order, from a random one on; the median of those within 12.5 ms stands for them."""
     recorded = np.load(RECORDINGS / f"{name}.npz")["call_ns"].astype(float)
-    recorded /= np.median(recorded)
+    usual = float(np.median(recorded))
+    each = max(1, round(CALL_S * 1e9 / usual))
 
     def trace(rng: np.random.Generator, calls: int) -> np.ndarray:
-        start = int(rng.integers(recorded.size))
-        return recorded[(start + np.arange(calls)) % recorded.size]
+        wanted = int(rng.integers(recorded.size)) + np.arange(calls * each)
+        return np.asarray(np.median(recorded[wanted % recorded.size].reshape(calls, each), axis=1)) / usual
 
     return trace
 

@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from noise import Trace, traces
+from noise import CALL_S, Trace, traces
 
 from kopt.check.family import correct
 from kopt.check.judge import Finding, Result, judge_regression
@@ -34,7 +34,6 @@ from kopt.hardware import available_cores
 
 RESULTS = Path(__file__).parent / "results" / "traces.json"
 PROTOCOL = PairProtocol()
-CALL_S = 0.0125
 BLOCK_CALLS = round(PROTOCOL.block_s / CALL_S)
 START_S = 4.0
 LAYOUT = 0.004
@@ -157,7 +156,7 @@ def summary(cells: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Run what is missing until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=50, help="stop after so long")
+    parser.add_argument("--seconds", type=float, default=50, help="stop after so long; 0 only sums up")
     parser.add_argument("--runs", type=int, default=10_000, help="A/A runs of every trace")
     parser.add_argument("--power-runs", type=int, default=500, help="runs of every trace with another effect")
     parser.add_argument("--out", type=Path, default=RESULTS)
