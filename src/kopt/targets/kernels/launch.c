@@ -79,7 +79,7 @@ static XLA_FFI_Error* refuse(XLA_FFI_CallFrame* frame, const char* message) {
 }
 
 static int tells_version(XLA_FFI_CallFrame* frame) {
-  for (XLA_FFI_Extension_Base* extension = frame->extension_start; extension; extension = extension->next) {
+  for (__typeof__(frame->extension_start) extension = frame->extension_start; extension; extension = extension->next) { // its type has another name in each jaxlib
     if (extension->type != XLA_FFI_Extension_Metadata) continue;
     XLA_FFI_Metadata* metadata = ((XLA_FFI_Metadata_Extension*)extension)->metadata;
     metadata->api_version.major_version = XLA_FFI_API_MAJOR;
