@@ -98,3 +98,12 @@ def test_a_sequence_at_the_boundary_is_refused_with_a_way_out(tmp_path: Path) ->
     graph = helper.make_graph(nodes, "model", [helper.make_tensor_value_info("x", 1, [2])], [info])
     with pytest.raises(kopt.UsageError, match="'s' is seq"):
         kopt.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), output=tmp_path / "m.kopt", measure=False)
+
+
+def test_what_nothing_runs_is_named_even_inside_a_body(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+        g (string[2, 2] a, int64[2] n, bool c) => (string[2, 2] y) {
+            y = If (c) <then_branch = t () => (string[2, 2] p) { [lost] p = ReverseSequence(a, n) },
+                        else_branch = e () => (string[2, 2] q) { q = Identity(a) }> }"""
+    with pytest.raises(kopt.UnsupportedModelError, match="lost"):
+        kopt.compile(onnx.parser.parse_model(text), output=tmp_path / "m.kopt", measure=False)

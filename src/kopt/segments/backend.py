@@ -16,7 +16,7 @@ from kopt.segments.interpret import HostSegment, missing_functions
 from kopt.segments.stored import pack, unpack
 from kopt.specialize import Programs, Recipe
 from kopt.targets.base import Executable, Lowered, Signature, Support, backend
-from kopt.targets.partition import HostNode, Partition, Segment, partition
+from kopt.targets.partition import HostNode, Partition, Segment, host_nodes, partition
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,15 @@ class SegmentsBackend:
         return backend("xla").version()
 
     def supports(self, graph: Graph, target: Target) -> Support:
-        """Every node needs a lowering or a host function."""
-        from kopt.targets.partition import host_nodes
-
+        """Every node needs a lowering or a host function, those inside bodies on the host too."""
         on_host = host_nodes(graph)
         compiled = graph.replace(nodes=tuple(node for node in graph.nodes if node not in on_host))
         missing = missing_functions(graph.replace(nodes=tuple(on_host)))
-        found = backend("xla").supports(compiled, target).unsupported
-        return Support((*found, *((node.qualified_op, node.loc, "no host function") for node in missing)))
+        found = [*backend("xla").supports(compiled, target).unsupported]
+        found += [(node.qualified_op, node.loc, "no host function") for node in missing]
+        for body in (body for node in on_host for body in node.subgraphs()):
+            found += self.supports(body, target).unsupported
+        return Support(tuple(found))
 
     def lower(self, graph: Graph, target: Target, options: Mapping[str, Any] | None = None) -> Lowered:
         """Cut into segments.
