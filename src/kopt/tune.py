@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ IMPLEMENTATION = "program"
 OBJECTIVES = ("latency", "throughput", "pareto")
 AUTO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _MODULE, _ENTRY = "kopt.candidates", "kopt.candidates:build"
-_SEARCH_SHARE = 0.75
+_SEARCH_SHARE, _SEARCH_SHARE_BEFORE_CURVE = 0.75, 0.5
 """Of the budget; the rest is for the race and the batch curve."""
 _FINALISTS = 3
 _TRIAL_BLOCK_S, _RACE_BLOCK_S = 0.5, 0.25
@@ -177,7 +178,7 @@ class _ProgramSearch:
         if settled is None or curve:
             self._write_model()
         if settled is None:
-            self._try_all()
+            self._try_all(_SEARCH_SHARE_BEFORE_CURVE if curve else _SEARCH_SHARE)
             config, ratios = self._race()
             self._settle(config)
         else:
@@ -224,8 +225,8 @@ class _ProgramSearch:
         """Seconds spent, those of the run that is resumed included."""
         return time.monotonic() - self.started
 
-    def _is_over(self, share: float = 1.0) -> bool:
-        return self.elapsed_s >= share * self.tuning.budget_s
+    def _is_over(self) -> bool:
+        return self.elapsed_s >= self.tuning.budget_s
 
     def _write_model(self) -> None:
         """The graph for the children, and what its outputs should be."""
@@ -239,13 +240,17 @@ class _ProgramSearch:
             expected += map(comparable, map(np.asarray, reference_outputs(self.graph, bucket.shapes, feeds).outputs))
         np.savez(self.folder / "reference.npz", allow_pickle=False, **{str(k): array for k, array in enumerate(expected)})
 
-    def _try_all(self) -> None:
-        """Trials until the search's share of the budget is spent, or nothing is left to gain; the default is tried in any case."""
-        while not (self.search.is_finished or (self.search.num_trials and self._is_over(_SEARCH_SHARE))):
+    def _try_all(self, share: float) -> None:
+        """Trials until a share of the budget is spent, or nothing is left to gain; the default is tried in any case."""
+        usual_s = 0.0
+        while not self.search.is_finished:
+            if self.search.num_trials and self.elapsed_s + usual_s >= share * self.tuning.budget_s:
+                break  # another trial would not end in time
             begun = self.elapsed_s
             if self.search.try_next(self._measure) is None:
                 break
             self._tell(begun)
+            usual_s = median(event["seconds"] for event in self.events)
         if self.search.best is None:
             failed = next((one.outcome for one in self.known if isinstance(one.outcome, Failure)), None)
             reason = f"{failed.kind}: {failed.detail}" if failed else "none was tried"
