@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def run(
     for name in precisions:
         check_precision(name)
     tuning = Tuning(parse_duration(budget), objective, resume, db, seed, precisions, kernels)
-    with progress() as say:
+    with progress() as say, _trials_are_kept():
         artifact = compile_model(
             model,
             output=output,
@@ -62,6 +64,16 @@ def run(
     show(artifact.report, console)
     show_search(artifact.report["search"], console)
     console.print(f"\n{artifact.path}", highlight=False)
+
+
+@contextmanager
+def _trials_are_kept() -> Iterator[None]:
+    """An interrupt is told how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True).print("every finished trial is kept; `--resume` goes on with this search", highlight=False)
+        raise
 
 
 def show_search(search: dict[str, Any], console: Console) -> None:
