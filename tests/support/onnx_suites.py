@@ -18,6 +18,7 @@ from onnx.backend.test.loader import DATA_DIR, load_model_tests
 
 import kopt.onnx_backend as backend
 from kopt.ir.graph import Node
+from kopt.targets.host.registry import host_function
 from kopt.targets.lowering.registry import lowering_of
 from kopt.targets.lowering.walk import load_lowerings
 from support.node_cases import node_cases
@@ -112,8 +113,11 @@ def category(case: Case) -> str:
     load_lowerings()
     name = case.name.removeprefix("test_").replace("_", "")
     first = nodes[0] if case.suite == "node" else next((n for n in nodes if name.startswith(n.op_type.lower())), nodes[0])
-    found = lowering_of(Node(first.op_type, (), (), domain=first.domain))
-    return found.function.__module__.rsplit(".", 1)[1] if found else "other"
+    node = Node(first.op_type, (), (), domain=first.domain)
+    lowering, function = lowering_of(node), host_function(node)
+    if lowering is not None:
+        return lowering.function.__module__.rsplit(".", 1)[1]
+    return function.__module__.rsplit(".", 1)[1] if function is not None else "other"
 
 
 def check(case: Case) -> tuple[Any, ...]:
