@@ -65,7 +65,10 @@ THIRD_PARTY = {
     "typer": ("kopt.cli",),
 }
 # Modules whose import at the end of another only registers rules; they need what stands above it.
-REGISTERS_ITSELF = {("kopt.ir.spec", f"kopt.ir.{name}") for name in ("contrib_types", "epilogue_types", "mixed_types", "nhwc_types")}
+REGISTERS_ITSELF = {
+    ("kopt.ir.spec", f"kopt.ir.{name}_types")
+    for name in ("contrib", "contrib_attention", "contrib_quant", "epilogue", "gradient", "mixed", "ml", "nhwc")
+}
 BACKENDS = {"reference", "onnxruntime", "xla", "tvm", "mlir", "host"}
 
 
@@ -160,6 +163,8 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = project["dependencies"] + [one for extra in project["optional-dependencies"].values() for one in extra]
     declared = {one.replace("-", "_").lower().split(">")[0].split("[")[0].split("=")[0].strip() for one in requirements}
-    used = {name.split(".")[0].replace("google", "protobuf").replace("PIL", "pillow") for module in modules() for name, _ in module.imports()}
+    used = {
+        name.split(".")[0].replace("google", "protobuf").replace("PIL", "pillow") for module in modules() for name, _ in module.imports()
+    }
     undeclared = used - declared - {"kopt"} - set(sys.stdlib_module_names) - {"tvm", "jax_tvm_ffi"}
     assert not undeclared, undeclared

@@ -5,6 +5,7 @@ Source: onnxruntime/docs/ContribOperators.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -58,38 +59,24 @@ def group_query_attention(
     cosine: Any = None,
     sine: Any = None,
     positions: Any = None,
-    bias: Any = None,
-    sink: Any = None,
     *rest: Any,
 ) -> tuple[Array, ...]:
     """Attention over a cache whose sequences may end at different places.
 
-    Args:
-        ctx: the node.
-        q: (batch, seq, heads * head_dim), or queries, keys and values side by side.
-        k: (batch, seq, kv_heads * head_dim) or None.
-        v: like ``k``.
-        past_key: (batch, kv_heads, capacity, head_dim) or None.
-        past_value: like ``past_key``.
-        lengths: (batch,) tokens in the cache after this step, less one.
-        longest: the largest number of tokens in the cache after this step.
-        cosine: (positions, pairs) table of the rotary embedding.
-        sine: like ``cosine``.
-        positions: (batch, seq) of the new tokens; by default they follow those in the cache.
-        bias: added to the scores.
-        sink: (heads,) scores that take weight and give no value.
-        rest: scales of quantized caches, norms of heads (neither has a lowering), and how many tokens are new.
+    q is (batch, seq, heads * head_dim), or queries, keys and values side by side; k and v are (batch, seq, kv_heads * head_dim)
+    or None. The caches are (batch, kv_heads, capacity, head_dim) or None. ``lengths`` are the tokens in the cache after this
+    step, less one, and ``longest`` is their largest, not less one. ``cosine`` and ``sine`` are (positions, pairs) tables, and
+    ``positions`` (batch, seq) those of the new tokens; by default they follow those in the cache. ``rest`` is a bias of scores,
+    (heads,) scores that take weight and give no value, scales of quantized caches, norms of heads (neither has a lowering),
+    and how many tokens are new.
     """
-    unknown = [name for name, plain in _PLAIN.items() if ctx.attr(name, plain) != plain]
-    if unknown or any(item is not None for item in rest[:4]):
-        raise ctx.unsupported(f"{', '.join(unknown) or 'quantized caches and norms of heads'}: no lowering")
+    bias, sink, *others = (*rest, None, None)[: max(2, len(rest))]
+    _refuse_unknown(ctx, others)
     heads, groups = int(ctx.attr("num_heads")), int(ctx.attr("kv_num_heads"))
     q, k, v = _projections(q, k, v, heads, groups)
     rows, total = q.shape[2], int(longest.reshape(()))
     held = jnp.asarray(lengths).reshape(-1).astype(np.int32) + 1
-    fresh = jnp.asarray(rest[4]).reshape(-1).astype(np.int32) if len(rest) > 4 and rest[4] is not None else jnp.minimum(rows, held)
-    first = rows == total and len(rest) < 5
-    start = jnp.zeros_like(held) if first else held - fresh  # tokens in the cache before this step
+    start, fresh = _extents(held, others[4] if len(others) > 4 else None, rows, total)
     place = start[:, None] + jnp.arange(rows)  # (batch, seq)
     if ctx.attr("do_rotary", 0):
         turns = place if positions is None else jnp.asarray(positions).reshape(-1, rows)
@@ -107,6 +94,21 @@ def group_query_attention(
     )
     shown = (scores if ctx.attr("qk_output", 0) == 1 else weights).astype(q.dtype)
     return (_by_seq(y).reshape(q.shape[0], rows, -1), k, v, shown)[: ctx.num_outputs]
+
+
+def _refuse_unknown(ctx: LoweringContext, rest: Sequence[Any]) -> None:
+    unknown = [name for name, plain in _PLAIN.items() if ctx.attr(name, plain) != plain]
+    if unknown or any(item is not None for item in rest[:4]):
+        raise ctx.unsupported(f"{', '.join(unknown) or 'quantized caches and norms of heads'}: no lowering")
+
+
+def _extents(held: Array, counts: Any, rows: int, total: int) -> tuple[Array, Array]:
+    """Tokens in the cache before this step, and how many of the rows are new tokens: (batch,) each."""
+    if counts is not None:
+        fresh = jnp.asarray(counts).reshape(-1).astype(np.int32)
+        return held - fresh, fresh
+    fresh = jnp.minimum(rows, held)
+    return (jnp.zeros_like(held) if rows == total else held - fresh), fresh
 
 
 def _by_seq(x: Array) -> Array:
