@@ -175,9 +175,9 @@ def run(request: Request, progress: Progress) -> Artifact:
     if not request.measure or request.target.device != "cpu" or strings:  # what measures takes numbers only
         return artifact
     runs = [(item.bucket, item.feeds) for item in built]
-    del built, artifact  # their weights, and the mapped files, are not needed while measuring
+    del built  # its weights are not needed while measuring
     _measure(request, graph, runs, report, progress)  # interrupted, the artifact keeps its report without latencies
-    return rewrite(Artifact.open(request.output), request.output, report=report)
+    return rewrite(artifact, request.output, report=report)
 
 
 def _tuned(

@@ -76,6 +76,16 @@ def digest(content: bytes | memoryview) -> StoredFile:
     return StoredFile(len(view), tuple(_digests(_blocks(view))))
 
 
+def digest_file(path: Path) -> StoredFile:
+    """Size and block digests of a file, read block by block so that a large one takes no memory."""
+    size, digests = 0, []
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            size += len(block)
+            digests.append(hashlib.sha256(block).hexdigest())
+    return StoredFile(size, tuple(digests) or (hashlib.sha256(b"").hexdigest(),))
+
+
 def _blocks(content: memoryview) -> Iterator[memoryview]:
     for start in range(0, max(1, len(content)), BLOCK_BYTES):
         yield content[start : start + BLOCK_BYTES]

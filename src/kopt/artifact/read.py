@@ -43,6 +43,16 @@ class Artifact:
         manifest = read_manifest(root)
         return cls(root, manifest, open_verified(root, manifest.files))
 
+    @classmethod
+    def just_written(cls, path: Path) -> Artifact:
+        """The artifact that this process has written this moment: mapped, not read again, so that its pages take no memory.
+
+        Raises:
+            FileError: it cannot be read.
+        """
+        manifest = read_manifest(path)
+        return cls(path, manifest, {name: map_file(path / name, entry.size) for name, entry in manifest.files.items()})
+
     def read(self, path: str) -> memoryview:
         """The checked bytes of one file, mapped.
 

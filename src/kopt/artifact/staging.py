@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from kopt.artifact.blobs import digest, map_file
+from kopt.artifact.blobs import digest_file
 from kopt.artifact.manifest import MANIFEST, MANIFEST_DIGEST, Manifest, StoredFile, check_path
 from kopt.artifact.read import digest_line, is_artifact
 from kopt.errors import FileError, UsageError
@@ -60,7 +60,7 @@ class Staging:
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-        self.files[path] = digest(map_file(target, target.stat().st_size))
+            self.files[path] = digest_file(target)
 
     def take(self, path: str, source: Path, entry: StoredFile) -> None:
         """Take over a file of another artifact.

@@ -120,7 +120,7 @@ def write(contents: Contents, output: str | Path) -> Artifact:
             kopt=_version(),
         )
         staging.commit(manifest)
-    return Artifact.open(output)
+    return Artifact.just_written(Path(output))
 
 
 def rewrite(
@@ -172,7 +172,7 @@ def rewrite(
                 requirements=requirements or old.requirements,
             )
         )
-    return Artifact.open(output)
+    return Artifact.just_written(Path(output))
 
 
 class _WeightStore:
