@@ -94,6 +94,7 @@ def test_refused_with_the_culprit_named(case: str) -> None:
         load(proto)
     assert words in str(caught.value)
     assert str(caught.value.where)
+    assert caught.value.next_step
 
 
 def test_the_base_of_all_cases_is_fine() -> None:
@@ -125,8 +126,9 @@ def test_every_unknown_operator_is_listed() -> None:
 
 def test_deep_nesting_is_refused() -> None:
     assert str(load(nested(20)).outputs[0].type) == "f32[1]"
-    with pytest.raises(InvalidModelError, match="nests deeper"):
+    with pytest.raises(InvalidModelError, match="nests deeper") as caught:
         load(nested(28))
+    assert caught.value.next_step
 
 
 def sparse(dims: list[int], indices: list[int]) -> onnx.SparseTensorProto:
@@ -145,3 +147,59 @@ def test_sparse_weights_become_dense_within_bounds() -> None:
         bad.graph.sparse_initializer.append(sparse(dims, indices))
         with pytest.raises(InvalidModelError, match="sparse tensor"):
             load(bad)
+
+
+def test_sparse_weights_of_another_form_are_refused() -> None:
+    base = model("m (float[2,3] x) => (y) { y = Add(x, w) }")
+    indices = {
+        "beyond a row": np.array([[0, 3], [1, 0]], np.int64),
+        "of three axes": np.array([[0, 0, 0], [1, 0, 0]], np.int64),
+        "of another type": np.array([0.0, 1.0], np.float32),
+        "one too few": np.array([0], np.int64),
+        "none": np.zeros((0,), np.int64),
+    }
+    for array in indices.values():
+        bad = onnx.ModelProto.FromString(base.SerializeToString())
+        held = onnx.SparseTensorProto(dims=[2, 3], values=numpy_helper.from_array(np.ones(2, np.float32), "w"))
+        held.indices.CopyFrom(numpy_helper.from_array(array, "i"))
+        bad.graph.sparse_initializer.append(held)
+        with pytest.raises(InvalidModelError, match="sparse tensor"):
+            load(bad)
+        bad.graph.sparse_initializer[0].indices.dims[:] = [7, 7]
+        with pytest.raises(InvalidModelError):
+            load(bad)
+
+
+LOOP = """m (float[2] x) => (y) <int64 n = {3}, bool t = {1}> {
+    y = Loop (n, t, x) <body = b (int64 i, bool k, float[2] v) => (bool k2, float[2] w) { k2 = Identity(k) w = Add(v, v) }> }"""
+SCAN = """m (float[4,2] x, float[2] s) => (y, ys) {
+    y, ys = Scan <num_scan_inputs = 1, body = b (float[2] a, float[2] e) => (float[2] n, float[2] o) { n = Add(a, e) o = Neg(a) }>
+        (s, x) }"""
+
+
+@pytest.mark.parametrize(
+    ("text", "edit", "words"),
+    [
+        (LOOP, lambda held: held.input.append("x"), "takes 3 values"),
+        (LOOP, lambda held: held.input.pop(), "takes 3 values"),
+        (SCAN, lambda held: held.input.pop(0), "takes 2 values"),
+        (SCAN, lambda held: setattr(held.attribute[0], "i", 2**62), "scans 4611686018427387904"),
+        (SCAN, lambda held: setattr(held.attribute[0], "i", -1), "scans -1"),
+        (SCAN, lambda held: held.attribute.append(helper.make_attribute("scan_input_axes", [0, 0])), "scanned inputs"),
+        (SCAN, lambda held: held.attribute.append(helper.make_attribute("scan_input_axes", [5])), "scanned inputs"),
+        (SCAN, lambda held: held.attribute.append(helper.make_attribute("scan_output_directions", [2])), "scanned outputs"),
+    ],
+)
+def test_bodies_that_do_not_fit_their_node(text: str, edit: Edit, words: str) -> None:
+    load(model(text))
+    proto = model(text)
+    edit(node(proto))
+    with pytest.raises(InvalidModelError, match=words) as caught:
+        load(proto)
+    assert caught.value.next_step
+
+
+def test_an_axis_beyond_32_bits_is_refused() -> None:
+    proto = model("m (float[2,3] x) => (y) { y = Concat <axis = 4294967296> (x, x) }")
+    with pytest.raises(InvalidModelError, match="names an axis beyond"):
+        load(proto)

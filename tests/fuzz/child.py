@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kopt.errors import KoptError
+from kopt.errors import KoptError, UnsupportedModelError
 from kopt.frontend.load import load
 from kopt.ir.graph import Graph
 from kopt.ir.types import DType, TensorType
@@ -52,6 +52,8 @@ def attempt(content: bytes, run: bool) -> str:
         if type(error).exit_code == 70:
             raise  # a defect of kopt
         missing = [part for part in ("what", "where", "next_step") if not str(getattr(error, part)).strip()]
+        if isinstance(error, UnsupportedModelError) and all(str(location) for _, location in error.nodes):
+            missing = [part for part in missing if part != "where"]  # it names a place per node
         if missing:
             raise ValueError(f"an error lacks its {missing}: {error}") from error
         return "refused"

@@ -316,7 +316,7 @@ def set_integers(proto: onnx.ModelProto, rng: Random) -> None:
 
 def call_functions(proto: onnx.ModelProto, rng: Random) -> None:
     """Functions that call functions: in a circle, deep, doubling at every level, or without what they need."""
-    opset = next(entry.version for entry in proto.opset_import if not entry.domain)
+    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 21)
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("g", 1)]
     levels, width = rng.choice((1, 3, 25, 40, 200)), rng.choice((1, 2, 9))
     for level in range(levels):

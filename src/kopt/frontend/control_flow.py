@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from kopt.errors import InvalidModelError
 from kopt.ir.graph import Attr, Graph, Node
 from kopt.ir.types import Dim, DType, SequenceType, TensorType, Type
 
@@ -23,6 +24,53 @@ def body_inputs(op: str, attrs: Mapping[str, Attr], inputs: Sequence[Type | None
     if op == "SequenceMap":
         return [type_.element if isinstance(type_, SequenceType) else type_ for type_ in inputs]
     return []
+
+
+def check_borders(node: Node) -> None:
+    """Bodies take and make as many values as their node feeds and hands out.
+
+    Raises:
+        InvalidModelError: they do not, or axes of scanned values do not exist.
+    """
+    bodies = list(node.subgraphs())
+    fed, made = len(node.inputs), len(node.outputs)
+    if node.op == "If":
+        expected, least = 0, made
+    elif node.op == "Loop":
+        expected, least = max(fed, 2), 1 + max(fed - 2, 0)
+    elif node.op == "Scan":
+        expected, least = fed, _check_scan(node, bodies[0])
+    else:
+        expected, least = fed, made
+    for body in bodies:
+        if len(body.inputs) != expected or len(body.outputs) < least:
+            raise InvalidModelError(
+                f"a body of {node.op} takes {len(body.inputs)} values and makes {len(body.outputs)}, "
+                f"but its node needs one that takes {expected} and makes {least} or more",
+                where=node.loc,
+                next_step="export the model again",
+            )
+
+
+def _check_scan(node: Node, body: Graph) -> int:
+    """The number of states."""
+    count = node.attrs.get("num_scan_inputs")
+    if not isinstance(count, int) or not 0 < count <= len(node.inputs):
+        raise InvalidModelError(f"Scan has {len(node.inputs)} inputs and scans {count}", where=node.loc, next_step="export the model again")
+    states = len(node.inputs) - count
+    for kind, wanted, values in (("input", count, body.inputs[states:]), ("output", len(body.outputs) - states, body.outputs[states:])):
+        axes, directions = _ints(node.attrs.get(f"scan_{kind}_axes")), _ints(node.attrs.get(f"scan_{kind}_directions"))
+        ranks = [
+            len(type_.shape) + 1 if isinstance(type_ := value.type, TensorType) and type_.shape is not None else 64 for value in values
+        ]
+        fitting = len(axes) in (0, wanted) and len(directions) in (0, wanted) and all(item in (0, 1) for item in directions)
+        if not fitting or any(not -rank <= axis < rank for axis, rank in zip(axes, ranks, strict=False)):
+            raise InvalidModelError(
+                f"Scan has {wanted} scanned {kind}s, which axes {axes} and directions {directions} do not fit",
+                where=node.loc,
+                next_step="see the operator's ONNX specification",
+            )
+    return states
 
 
 def output_types(node: Node) -> list[Type]:

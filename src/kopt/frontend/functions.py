@@ -31,7 +31,11 @@ def inline(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         _expanded_size(key, functions, sizes, (), name)
     total = sum(_node_size(node, functions, sizes, (), name) for node in model.graph.node)
     if total > MAX_NODES:
-        raise InvalidModelError(f"inlining its functions makes {total} nodes of the model, at most {MAX_NODES} are taken", where=name)
+        raise InvalidModelError(
+            f"inlining its functions makes {total} nodes of the model, at most {MAX_NODES} are taken",
+            where=name,
+            next_step="export fewer calls",
+        )
     result = onnx.ModelProto()
     result.CopyFrom(model)
     known = {entry.domain for entry in result.opset_import}

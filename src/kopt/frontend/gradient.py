@@ -57,12 +57,18 @@ def _between(starts: Sequence[Value], target: Value, nodes: Sequence[Node], node
         if not any(value in moved for value in original.inputs if value is not None):
             continue  # a constant of the differentiated part, which lies outside
         if any(True for _ in original.subgraphs()):
-            raise InvalidModelError(f"Gradient through {original.op} is not supported", where=node.loc)
+            raise InvalidModelError(
+                f"Gradient through {original.op} is not supported", where=node.loc, next_step="export the model without control flow"
+            )
         captured.update(dict.fromkeys(value for value in original.inputs if value is not None and value not in moved))
         moved.update({value: Value(value.name, value.type) for value in original.outputs if value is not None})
         read = tuple(None if value is None else moved.get(value, value) for value in original.inputs)
         made = tuple(None if value is None else moved[value] for value in original.outputs)
         depends.append(original.replace(inputs=read, outputs=made))
     if target not in moved:
-        raise InvalidModelError(f"'{target.name}' does not depend on what Gradient is asked for", where=node.loc)
+        raise InvalidModelError(
+            f"'{target.name}' does not depend on what Gradient is asked for",
+            where=node.loc,
+            next_step="correct the names in its attributes",
+        )
     return Graph(f"gradient of {target.name}", inputs, (moved[target],), tuple(depends), {}, captures=tuple(captured))

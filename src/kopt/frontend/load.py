@@ -191,6 +191,7 @@ class _Reader:
         missing = {"If": ("then_branch", "else_branch")}.get(node.op, ("body",))
         if any(not isinstance(node.attrs.get(name), Graph) for name in missing):
             raise InvalidModelError(f"{node.op} lacks a body", where=node.loc, next_step="export the model again")
+        control_flow.check_borders(node)
         types = [self._named(type_) for type_ in control_flow.output_types(node)]
         if len(types) < len(node.outputs):
             raise InvalidModelError(

@@ -41,7 +41,7 @@ class RawNode:
         """
         value = self.inputs[index] if index < len(self.inputs) else None
         if not isinstance(value, Value) or not isinstance(value.type, TensorType):
-            raise InvalidModelError(f"{self.op} needs a tensor as input {index}", where=self.loc)
+            raise InvalidModelError(f"{self.op} needs a tensor as input {index}", where=self.loc, next_step="export the model again")
         return value.type
 
     def rank(self, index: int) -> int:
@@ -353,7 +353,9 @@ def _group_norm(node: RawNode, version: int, emit: Emitter) -> Sequence[RawNode]
     channels = shape[1] if shape is not None and len(shape) > 1 else None
     groups = int(node.attrs["num_groups"])  # type: ignore[arg-type]
     if not isinstance(channels, int):
-        raise InvalidModelError("GroupNormalization of opset 18 needs a known number of channels", where=node.loc)
+        raise InvalidModelError(
+            "GroupNormalization of opset 18 needs a known number of channels", where=node.loc, next_step="declare the shape of its input"
+        )
     added: list[RawNode] = []
     inputs: list[Value | str | None] = [node.inputs[0]]
     for value in node.inputs[1:3]:

@@ -12,10 +12,14 @@ import onnx
 
 from kopt.errors import InvalidModelError
 from kopt.frontend import functions
+from kopt.frontend.tensors import constant_from_proto
 from kopt.ir import spec
 
 MAX_NESTING = 24
 """Levels of control-flow bodies."""
+
+MAX_RANK = 1024
+"""Axes that a node may name, either way."""
 
 MAX_DENSIFIED_ELEMENTS = 2**28
 _NEWEST_IR = onnx.IR_VERSION
@@ -76,7 +80,7 @@ def check_model(model: onnx.ModelProto, name: str, *, inlined: bool = False) -> 
 
 def _check_graph(graph: onnx.GraphProto, name: str, context: _Context, depth: int) -> None:
     if depth > MAX_NESTING:
-        raise InvalidModelError(f"control flow nests deeper than {MAX_NESTING}", where=name)
+        raise InvalidModelError(f"control flow nests deeper than {MAX_NESTING}", where=name, next_step="flatten the nested bodies")
     made: set[str] = set()
     for tensor in graph.initializer:
         _claim(tensor.name, made, name, "initializer")
@@ -132,7 +136,9 @@ def _check_node(node: onnx.NodeProto, where: str, context: _Context) -> None:
         seen.add(attribute.name)
         if attribute.ref_attr_name:
             raise InvalidModelError(
-                f"attribute '{attribute.name}' of {node.op_type} refers to a function's attribute outside a function", where=where
+                f"attribute '{attribute.name}' of {node.op_type} refers to a function's attribute outside a function",
+                where=where,
+                next_step="give the attribute a value",
             )
         if attribute.type == onnx.AttributeProto.UNDEFINED:
             raise InvalidModelError(
@@ -174,6 +180,12 @@ def _check_against_schema(node: onnx.NodeProto, where: str, context: _Context) -
                 where=where,
                 next_step="see the operator's ONNX specification",
             )
+        if attribute.name.endswith(("axis", "axes", "perm")) and any(abs(axis) > MAX_RANK for axis in (attribute.i, *attribute.ints)):
+            raise InvalidModelError(  # onnx's inference would cut the number to 32 bits
+                f"attribute '{attribute.name}' of {node.op_type} names an axis beyond {MAX_RANK}",
+                where=where,
+                next_step="correct the attribute",
+            )
     for kind, count, least, most in (
         ("inputs", len(node.input), found.min_input, found.max_input),
         ("outputs", len(node.output), found.min_output, found.max_output),
@@ -200,10 +212,16 @@ def densify(sparse: onnx.SparseTensorProto, model: str) -> onnx.TensorProto:
     where, shape = f"{model}: tensor '{sparse.values.name}'", tuple(sparse.dims)
     if any(dim < 0 for dim in shape) or prod(shape) > MAX_DENSIFIED_ELEMENTS:
         raise InvalidModelError(f"a sparse tensor of shape {list(shape)} is too large", where=where, next_step="store it dense")
-    values, indices = onnx.numpy_helper.to_array(sparse.values), onnx.numpy_helper.to_array(sparse.indices)
-    flat = np.ravel_multi_index(tuple(indices.T), shape, mode="clip") if indices.ndim == 2 else indices
-    if flat.size and (flat.min() < 0 or flat.max() >= prod(shape)):
+    values, indices = (constant_from_proto(tensor, None, model).array() for tensor in (sparse.values, sparse.indices))
+    limits = np.asarray(shape if indices.ndim == 2 else prod(shape))
+    fitting = values.ndim == 1 and indices.shape in ((len(values),), (len(values), len(shape))) and indices.dtype == np.int64
+    if not fitting:
+        raise InvalidModelError(
+            "a sparse tensor needs an index, of type int64, for each value", where=where, next_step="export the model again"
+        )
+    if ((indices < 0) | (indices >= limits)).any():
         raise InvalidModelError("a sparse tensor has indices outside its shape", where=where, next_step="export the model again")
+    flat = np.ravel_multi_index(tuple(indices.T), shape) if indices.ndim == 2 else indices
     dense = np.zeros(prod(shape), values.dtype)
     dense[flat] = values
     return onnx.numpy_helper.from_array(dense.reshape(shape), sparse.values.name)

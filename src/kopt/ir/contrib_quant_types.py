@@ -96,7 +96,9 @@ def reduce_mean_type(node: Node, types: Sequence[Type | None], constants: Mappin
     named = node.attrs.get("axes")
     axes = {int(axis) for axis in named if isinstance(axis, int)} if isinstance(named, tuple) else set(range(rank))
     if any(not -rank <= axis < rank for axis in axes):
-        raise InvalidModelError(f"{node.qualified_op} has no axis {sorted(axes)} to reduce in {first}", where=node.loc)
+        raise InvalidModelError(
+            f"{node.qualified_op} has no axis {sorted(axes)} to reduce in {first}", where=node.loc, next_step="correct its axes"
+        )
     axes = {axis % rank for axis in axes} if rank else set()
     keep = bool(node.attrs.get("keepdims", 1))
     shape = tuple(1 if index in axes else dim for index, dim in enumerate(first.shape) if keep or index not in axes)
