@@ -221,7 +221,7 @@ def test_a_body_must_make_what_its_node_gives() -> None:
         "m (bool c, float[2] x) => (y) { y = If (c) <then_branch = t () => (p) { p = Neg(x) }, else_branch = e () => (q) { q = Abs(x) }> }"
     )
     proto.graph.node[0].output.append("extra")
-    with pytest.raises(InvalidModelError, match="its body makes 1"):
+    with pytest.raises(InvalidModelError, match="makes 1, but its node"):
         load(proto)
 
 

@@ -183,10 +183,10 @@ SCAN = """m (float[4,2] x, float[2] s) => (y, ys) {
         (LOOP, lambda held: held.input.append("x"), "takes 3 values"),
         (LOOP, lambda held: held.input.pop(), "takes 3 values"),
         (SCAN, lambda held: held.input.pop(0), "takes 2 values"),
-        (SCAN, lambda held: setattr(held.attribute[0], "i", 2**62), "scans 4611686018427387904"),
-        (SCAN, lambda held: setattr(held.attribute[0], "i", -1), "scans -1"),
+        (SCAN, lambda held: setattr(held.attribute[0], "i", 2**62), "model declares"),
+        (SCAN, lambda held: setattr(held.attribute[0], "i", -1), "model declares"),
         (SCAN, lambda held: held.attribute.append(helper.make_attribute("scan_input_axes", [0, 0])), "scanned inputs"),
-        (SCAN, lambda held: held.attribute.append(helper.make_attribute("scan_input_axes", [5])), "scanned inputs"),
+        (SCAN, lambda held: held.attribute.append(helper.make_attribute("scan_input_axes", [5])), "model declares"),
         (SCAN, lambda held: held.attribute.append(helper.make_attribute("scan_output_directions", [2])), "scanned outputs"),
     ],
 )
