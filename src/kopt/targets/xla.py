@@ -34,6 +34,7 @@ from kopt.targets import xla_kernels
 from kopt.targets.base import Lowered, Signature, Support
 from kopt.targets.lowering.registry import static_inputs
 from kopt.targets.lowering.walk import load_lowerings, run_graph, unsupported_nodes
+from kopt.targets.xla_memory import keep_freed_memory
 from kopt.targets.xla_profile import node_times_ns
 from kopt.targets.xla_split import split
 from kopt.targets.xla_staging import staged
@@ -222,6 +223,8 @@ class XlaBackend:
             TargetError: the target's device is not on this machine.
             ToolchainError: jaxlib refuses the code.
         """
+        if target.device == "cpu":
+            keep_freed_memory()
         device = _device(target)
         kernels, program = xla_kernels.separate(code)
         if kernels is not None:
