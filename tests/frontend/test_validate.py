@@ -177,10 +177,16 @@ SCAN = """m (float[4,2] x, float[2] s) => (y, ys) {
         (s, x) }"""
 
 
+IF = """m (bool c, bool[2] d, float[2] x) => (y) {
+    y = If (c) <then_branch = t () => (p) { p = Neg(x) }, else_branch = e () => (q) { q = Abs(x) }> }"""
+
+
 @pytest.mark.parametrize(
     ("text", "edit", "words"),
     [
         (LOOP, lambda held: held.input.append("x"), "takes 3 values"),
+        (IF, lambda held: held.attribute[0].g.output.append(onnx.ValueInfoProto(name="x")), "makes 2 or more"),
+        (IF, lambda held: held.input.__setitem__(0, "d"), "one value to decide by"),
         (LOOP, lambda held: held.input.pop(), "takes 3 values"),
         (SCAN, lambda held: held.input.pop(0), "takes 2 values"),
         (SCAN, lambda held: setattr(held.attribute[0], "i", 2**62), "model declares"),

@@ -33,9 +33,16 @@ def check_borders(node: Node) -> None:
         InvalidModelError: they do not, or axes of scanned values do not exist.
     """
     bodies = list(node.subgraphs())
+    deciding = {"If": node.inputs[:1], "Loop": node.inputs[:2]}.get(node.op, ())
+    for value in deciding:
+        type_ = value.type if value is not None else None
+        if isinstance(type_, TensorType) and type_.is_static and type_.size != 1:
+            raise InvalidModelError(
+                f"{node.op} needs one value to decide by, not {type_}", where=node.loc, next_step="see the operator's ONNX specification"
+            )
     fed, made = len(node.inputs), len(node.outputs)
     if node.op == "If":
-        expected, least = 0, made
+        expected, least = 0, max(made, *(len(body.outputs) for body in bodies))
     elif node.op == "Loop":
         expected, least = max(fed, 2), 1 + max(fed - 2, 0)
     elif node.op == "Scan":

@@ -28,9 +28,19 @@ def control_step(node: Node, recipe: Recipe, target: Target) -> Step:
     return lambda values: run(node, bodies, values[:count], values[count:])
 
 
+def _one(value: Any, node: Node) -> Any:
+    """The only element of what decides where a node goes on."""
+    array = np.asarray(value)
+    if array.size != 1:
+        raise InputError(
+            f"{node.op} needs one value to decide by, not {array.size}", where=str(node.loc), next_step="see the operator's specification"
+        )
+    return array.item()
+
+
 def _if(node: Node, bodies: Sequence[Body], inputs: Sequence[Any], captured: Sequence[Any]) -> Sequence[Any]:
     """One branch only runs; attribute order decides which body comes first."""
-    wanted = node.attrs["then_branch" if bool(np.asarray(inputs[0]).item()) else "else_branch"]
+    wanted = node.attrs["then_branch" if bool(_one(inputs[0], node)) else "else_branch"]
     start = 0
     for body in bodies:
         size = len(body.body.captures)
@@ -43,14 +53,14 @@ def _if(node: Node, bodies: Sequence[Body], inputs: Sequence[Any], captured: Seq
 def _loop(node: Node, bodies: Sequence[Body], inputs: Sequence[Any], captured: Sequence[Any]) -> Sequence[Any]:
     """Iterations one by one; what they stack may grow without a bound known before."""
     body = bodies[0]
-    trips = None if inputs[0] is None else int(np.asarray(inputs[0]).item())
-    going = len(inputs) < 2 or inputs[1] is None or bool(np.asarray(inputs[1]).item())
+    trips = None if not inputs or inputs[0] is None else int(_one(inputs[0], node))
+    going = len(inputs) < 2 or inputs[1] is None or bool(_one(inputs[1], node))
     carried, rows, step = list(inputs[2:]), [], 0
     while going and (trips is None or step < trips):
         if step >= MAX_ITERATIONS:
             raise InputError(f"the loop has not ended after {step} iterations", where=str(node.loc), next_step="check its condition")
         again, *results = body((np.asarray(step, np.int64), np.asarray(going), *carried), captured)
-        going, step = bool(np.asarray(again).item()), step + 1
+        going, step = bool(_one(again, node)), step + 1
         carried = results[: len(carried)]
         rows.append(results[len(carried) :])
     stacked = body.body.outputs[1 + len(carried) :]

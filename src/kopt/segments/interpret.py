@@ -81,5 +81,9 @@ class _Function:
                 results = self._function(self._context, *inputs)
         except _FAULTS as error:
             detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{self._node.qualified_op} does not accept its values: {detail}", where=str(self._node.loc)) from error
+            raise InputError(
+                f"{self._node.qualified_op} does not accept its values: {detail}",
+                where=str(self._node.loc),
+                next_step="give inputs for which it is defined",
+            ) from error
         return results if isinstance(results, tuple) else (results,)
