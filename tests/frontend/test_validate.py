@@ -209,3 +209,9 @@ def test_an_axis_beyond_32_bits_is_refused() -> None:
     proto = model("m (float[2,3] x) => (y) { y = Concat <axis = 4294967296> (x, x) }")
     with pytest.raises(InvalidModelError, match="names an axis beyond"):
         load(proto)
+
+
+def test_a_split_into_another_number_of_outputs_is_refused() -> None:
+    proto = model("m (float[6] x) => (a) { a, b, c, d = Split <num_outputs = 3> (x) }")
+    with pytest.raises(InvalidModelError, match="has 4 outputs, but its num_outputs is 3"):
+        load(proto)

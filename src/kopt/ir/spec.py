@@ -208,6 +208,7 @@ def infer_node(node: Node, constants: Mapping[int, np.ndarray] | None = None) ->
     found = schema(node.op, node.domain)
     if found is None:
         raise KeyError(node.qualified_op)
+    _refuse_fatal(node)
     proto = helper.make_node(
         node.op, [f"i{k}" if value is not None else "" for k, value in enumerate(node.inputs)], [f"o{k}" for k in range(len(node.outputs))]
     )
@@ -232,6 +233,17 @@ def infer_node(node: Node, constants: Mapping[int, np.ndarray] | None = None) ->
             if dim.dim_value < 0:  # onnx says -1 where a target shape is not known
                 dim.Clear()
     return tuple(type_from_proto(result[f"o{k}"]) if f"o{k}" in result else TensorType(DType.F32, None) for k in range(len(node.outputs)))
+
+
+def _refuse_fatal(node: Node) -> None:
+    """Refuse what onnx's inference reads beyond its arrays for, which ends the process."""
+    count = node.attrs.get("num_outputs")
+    if node.op == "Split" and not node.domain and isinstance(count, int) and count != len(node.outputs):
+        raise InvalidModelError(
+            f"Split has {len(node.outputs)} outputs, but its num_outputs is {count}",
+            where=node.loc,
+            next_step="see the operator's ONNX specification",
+        )
 
 
 def _single_elements(node: Node) -> list[tuple[str, TensorType]]:
