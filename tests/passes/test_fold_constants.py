@@ -2,7 +2,7 @@ import numpy as np
 
 from kopt.ir.builder import Builder
 from kopt.ir.constant import Constant
-from kopt.ir.graph import Graph, Value
+from kopt.ir.graph import Graph, Node, Value
 from kopt.ir.types import DType, TensorType
 from kopt.passes.base import PassContext
 from kopt.passes.fold_constants import FoldConstants
@@ -145,3 +145,15 @@ def test_constant_nodes_become_constants():
     c = b.emit("Constant", attrs={"value": Constant.of(np.float32(3))}, types=[TensorType(DType.F32, ())])
     after = assert_rewrites(FoldConstants(), b.graph("g", [x], [b.emit("Add", x, c, hint="y")]), ops=["Add"])
     assert random_inputs(after, np.random.default_rng(0))
+
+
+def test_a_slice_by_numbers_in_place_of_vectors_is_left_to_what_compiles_it():
+    b = Builder()
+    x = b.input("x", "f32", (2, 3))
+    shape = b.emit("Shape", x)
+    start, end = b.constant(np.asarray(0)), b.constant(np.asarray(1))
+    y = Value("y", TensorType(DType.I64, None))
+    node = Node("Slice", (shape, start, end), (y,))
+    source = Graph("g", (x,), (y,), (*b.graph("g", [x], [shape]).nodes, node), b.graph("g", [x], [shape]).constants)
+    folded = FoldConstants().run(source, PassContext())
+    assert folded.nodes[-1].op == "Slice"

@@ -20,17 +20,23 @@ Arrays: TypeAlias = Sequence["np.ndarray | None"]
 Rule: TypeAlias = Callable[[Node, Any], "np.ndarray | None"]
 
 
+_FAULTS = (ValueError, IndexError, TypeError, OverflowError, MemoryError)
+
+
 def evaluate_small(node: Node, inputs: Arrays) -> tuple[np.ndarray, ...] | None:
     """Outputs of a node on known inputs, or None where there is no rule for this operator or these values."""
     if node.domain:
         return None
-    if node.op == "Split":
-        return _split(node, inputs)
-    rule = _RULES.get(node.op)
-    if rule is None or len(node.outputs) != 1:
+    rule: Callable[[Node, Any], Any] | None = _split if node.op == "Split" else _RULES.get(node.op)
+    if rule is None or (len(node.outputs) != 1 and node.op != "Split"):
         return None
-    with np.errstate(all="ignore"):
-        result = rule(node, inputs)
+    try:
+        with np.errstate(all="ignore"):
+            result = rule(node, inputs)
+    except _FAULTS:  # values that contradict the operator: what compiles the node says so
+        return None
+    if isinstance(result, tuple):
+        return result
     return None if result is None else (np.asarray(result),)
 
 
@@ -41,7 +47,10 @@ def evaluate_partial(node: Node, inputs: Arrays) -> np.ndarray | None:
     if node.op in _STRUCTURAL:
         if node.op == "Cast" and not _is_integer_cast(node):
             return None
-        found = _STRUCTURAL[node.op](node, inputs)
+        try:
+            found = _STRUCTURAL[node.op](node, inputs)
+        except _FAULTS:
+            return None
         return None if found is None else np.asarray(found, dtype=object)
     rule = _PARTIAL_ARITHMETIC.get(node.op)
     if rule is None or any(array is None for array in inputs):
