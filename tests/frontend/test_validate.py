@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kopt.errors import InvalidModelError, UnsupportedModelError
 from kopt.frontend.load import load
+from kopt.passes.base import PassContext
+from kopt.passes.pipeline import Pipeline, preset
 from support.graphs import model
 
 BASE = "m (float[2,3] x) => (float[2,3] y) { a = Relu(x) y = Neg(a) }"
@@ -215,3 +217,17 @@ def test_a_split_into_another_number_of_outputs_is_refused() -> None:
     proto = model("m (float[6] x) => (a) { a, b, c, d = Split <num_outputs = 3> (x) }")
     with pytest.raises(InvalidModelError, match="has 4 outputs, but its num_outputs is 3"):
         load(proto)
+
+
+@pytest.mark.parametrize("equation", [b"\xff", b"a\0b", b"i.j", b"ij->->i", b"1"])
+def test_an_equation_that_is_none_is_refused(equation: bytes) -> None:
+    proto = model('m (float[2,3] x) => (y) { y = Einsum <equation = "ij->ji"> (x) }')
+    proto.graph.node[0].attribute[0].s = equation
+    with pytest.raises(InvalidModelError, match="has the equation"):
+        load(proto)
+
+
+def test_sizes_beyond_64_bits_are_not_folded() -> None:
+    text = "m (float[2] x) => (y) <int64[1] big = {9223372036854775807}> { s = Shape(x) a = Mul(s, big) y = Add(a, big) }"
+    graph, _ = Pipeline(preset("import")).run(load(model(text)), PassContext())
+    assert graph.outputs[0].name == "y"

@@ -6,6 +6,7 @@ a type rule with ``@type_rule``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -236,7 +237,7 @@ def infer_node(node: Node, constants: Mapping[int, np.ndarray] | None = None) ->
 
 
 def _refuse_fatal(node: Node) -> None:
-    """Refuse what onnx's inference reads beyond its arrays for, which ends the process."""
+    """Refuse what makes onnx's inference read beyond its arrays, which ends the process, or go on without end."""
     count = node.attrs.get("num_outputs")
     if node.op == "Split" and not node.domain and isinstance(count, int) and count != len(node.outputs):
         raise InvalidModelError(
@@ -244,6 +245,14 @@ def _refuse_fatal(node: Node) -> None:
             where=node.loc,
             next_step="see the operator's ONNX specification",
         )
+    equation = node.attrs.get("equation")
+    if node.op == "Einsum" and not node.domain and not (isinstance(equation, str) and _EQUATION.fullmatch(re.sub(r"\s", "", equation))):
+        raise InvalidModelError(
+            f"Einsum has the equation {equation!r:.80}", where=node.loc, next_step="write letters or '...' for axes, as in 'ij,jk->ik'"
+        )
+
+
+_EQUATION = re.compile(r"(?:[A-Za-z]|\.\.\.)*(?:,(?:[A-Za-z]|\.\.\.)*)*(?:->(?:[A-Za-z]|\.\.\.)*)?")
 
 
 def _single_elements(node: Node) -> list[tuple[str, TensorType]]:

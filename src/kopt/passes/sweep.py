@@ -305,7 +305,7 @@ class Sweep:
         if node.domain or node.op in NEVER_FOLDED:
             return None
         partial = self.partial.get(node.outputs[0]) if len(node.outputs) == 1 and node.outputs[0] is not None else None
-        if partial is not None and all(isinstance(item, int) for item in partial.ravel().tolist()):
+        if partial is not None and all(isinstance(item, int) and -(2**63) <= item < 2**63 for item in partial.ravel().tolist()):
             dtype = node.output.tensor.dtype
             return (partial.astype(dtype.numpy),)
         if (
@@ -313,6 +313,7 @@ class Sweep:
             and node.inputs[0] is not None
             and isinstance(node.inputs[0].type, TensorType)
             and node.inputs[0].tensor.is_static
+            and node.inputs[0].tensor.size < 2**63
         ):
             return (np.asarray(node.inputs[0].tensor.size, np.int64),)
         found = [None if value is None else self.constants.get(value) for value in node.inputs]
