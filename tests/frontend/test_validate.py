@@ -231,3 +231,10 @@ def test_sizes_beyond_64_bits_are_not_folded() -> None:
     text = "m (float[2] x) => (y) <int64[1] big = {9223372036854775807}> { s = Shape(x) a = Mul(s, big) y = Add(a, big) }"
     graph, _ = Pipeline(preset("import")).run(load(model(text)), PassContext())
     assert graph.outputs[0].name == "y"
+
+
+@pytest.mark.parametrize("batch", [-(2**31), -1, 2, 2**40])
+def test_batch_dimensions_that_no_input_has_are_refused(batch: int) -> None:
+    proto = model(f"m (float[2,3,4] x, int64[2,2] i) => (y) {{ y = GatherND <batch_dims = {batch}> (x, i) }}")
+    with pytest.raises(InvalidModelError, match="batch dimensions"):
+        load(proto)

@@ -245,6 +245,13 @@ def _refuse_fatal(node: Node) -> None:
             where=node.loc,
             next_step="see the operator's ONNX specification",
         )
+    batch = node.attrs.get("batch_dims")
+    shapes = [value.type.shape for value in node.inputs if value is not None and isinstance(value.type, TensorType)]
+    least = min((len(shape) for shape in shapes if shape is not None), default=64)
+    if node.op == "GatherND" and isinstance(batch, int) and not 0 <= batch < max(least, 1):
+        raise InvalidModelError(
+            f"GatherND has {batch} batch dimensions", where=node.loc, next_step=f"its inputs allow 0 to {max(least, 1) - 1}"
+        )
     equation = node.attrs.get("equation")
     if node.op == "Einsum" and not node.domain and not (isinstance(equation, str) and _EQUATION.fullmatch(re.sub(r"\s", "", equation))):
         raise InvalidModelError(
