@@ -120,6 +120,10 @@ class _Reader:
         loc = Location(self.model, (proto.name or next(filter(None, proto.output), proto.op_type),))
         try:
             self._read_node(proto, loc, scope)
+        except InvalidModelError as error:
+            if str(error.where):
+                raise
+            raise InvalidModelError(error.what, where=loc, next_step=error.next_step) from None
         except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:  # a shape no check foresaw
             raise InvalidModelError(
                 f"{proto.op_type} is malformed: {type(error).__name__}: {error}", where=loc, next_step="export the model again"
