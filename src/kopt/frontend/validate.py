@@ -180,12 +180,7 @@ def _check_against_schema(node: onnx.NodeProto, where: str, context: _Context) -
                 where=where,
                 next_step="see the operator's ONNX specification",
             )
-        if attribute.name.endswith(("axis", "axes", "perm")) and any(abs(axis) > MAX_RANK for axis in (attribute.i, *attribute.ints)):
-            raise InvalidModelError(  # onnx's inference would cut the number to 32 bits
-                f"attribute '{attribute.name}' of {node.op_type} names an axis beyond {MAX_RANK}",
-                where=where,
-                next_step="correct the attribute",
-            )
+        _check_axes(attribute, node, where)
     for kind, count, least, most in (
         ("inputs", len(node.input), found.min_input, found.max_input),
         ("outputs", len(node.output), found.min_output, found.max_output),
@@ -200,6 +195,16 @@ def _check_against_schema(node: onnx.NodeProto, where: str, context: _Context) -
     if missing:
         raise InvalidModelError(
             f"{node.op_type} lacks its attribute '{missing[0]}'", where=where, next_step="see the operator's ONNX specification"
+        )
+
+
+def _check_axes(attribute: onnx.AttributeProto, node: onnx.NodeProto, where: str) -> None:
+    """Bounded axes: onnx's inference would cut them to 32 bits."""
+    if attribute.name.endswith(("axis", "axes", "perm")) and any(abs(axis) > MAX_RANK for axis in (attribute.i, *attribute.ints)):
+        raise InvalidModelError(
+            f"attribute '{attribute.name}' of {node.op_type} names an axis beyond {MAX_RANK}",
+            where=where,
+            next_step="correct the attribute",
         )
 
 
