@@ -144,7 +144,8 @@ def _require_static(inputs: Sequence[Value]) -> None:
         names = ", ".join(f"'{dim}' (axis {shape.index(dim)})" for dim in dict.fromkeys(symbolic))
         lines.append(f"input '{value.name}' has no number for dimension{'s' if len(set(symbolic)) > 1 else ''} {names}")
         flags.append(f"--shape {value.name}:{'x'.join(_spell(dim) for dim in shape)}")
-    raise DynamicShapeError("; ".join(lines), where="the model's inputs", next_step=f"give numbers in place of names, as in {' '.join(flags)}")
+    step = f"give numbers in place of names, as in {' '.join(flags)}"
+    raise DynamicShapeError("; ".join(lines), where="the model's inputs", next_step=step)
 
 
 def _spell(dim: Dim) -> str:
