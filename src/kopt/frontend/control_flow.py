@@ -63,7 +63,9 @@ def _check_scan(node: Node, body: Graph) -> int:
     """The number of states."""
     count = node.attrs.get("num_scan_inputs")
     if not isinstance(count, int) or not 0 < count <= len(node.inputs):
-        raise InvalidModelError(f"Scan has {len(node.inputs)} inputs and scans {count!r}", where=node.loc, next_step="export the model again")
+        raise InvalidModelError(
+            f"Scan has {len(node.inputs)} inputs and scans {count!r}", where=node.loc, next_step="export the model again"
+        )
     states = len(node.inputs) - count
     for kind, wanted, values in (("input", count, body.inputs[states:]), ("output", len(body.outputs) - states, body.outputs[states:])):
         axes, directions = _ints(node.attrs.get(f"scan_{kind}_axes")), _ints(node.attrs.get(f"scan_{kind}_directions"))
