@@ -49,10 +49,13 @@ def _array(value: Any) -> Any:
     return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
-def bound(graph: Graph, arrays: Sequence[Any]) -> tuple[Graph, list[np.ndarray]]:
-    """The graph with the shapes of ``arrays``, shape-deciding inputs made constant, and the arrays still to be fed."""
+def bound(graph: Graph, arrays: Sequence[Any], *, known: bool = False) -> tuple[Graph, list[np.ndarray]]:
+    """The graph with the shapes of ``arrays``, shape-deciding inputs made constant, and the arrays still to be fed.
+
+    With ``known`` every input becomes a constant: operators whose results have the size of a value are compiled then.
+    """
     fed = dict(zip((value.name for value in graph.inputs), arrays, strict=True))
-    held = {name: np.asarray(fed[name]) for name in shape_inputs(graph)}
+    held = {name: np.asarray(fed[name]) for name in (fed if known else shape_inputs(graph))}
     shapes = {
         value.name: np.shape(fed[value.name]) for value in graph.inputs if value.name not in held and isinstance(value.type, TensorType)
     }
@@ -60,7 +63,7 @@ def bound(graph: Graph, arrays: Sequence[Any]) -> tuple[Graph, list[np.ndarray]]
     return ready, [np.asarray(fed[value.name]) for value in ready.inputs]
 
 
-def check(name: str) -> None:
+def check(name: str, *, known: bool = False) -> None:
     """Run one case on its test data.
 
     Raises:
@@ -70,7 +73,7 @@ def check(name: str) -> None:
     case = node_cases()[name]
     graph = load(case.model)
     for inputs, outputs in case.data_sets:
-        ready, fed = bound(graph, [_array(item) for item in inputs])
+        ready, fed = bound(graph, [_array(item) for item in inputs], known=known)
         results = evaluate_graph(ready, fed)
         assert len(results) == len(outputs)
         for result, expected in zip(results, outputs, strict=True):
