@@ -79,6 +79,11 @@ class Attention:
         return (self.batch, self.queries, self.heads * self.value_size)
 
     @property
+    def multiplies(self) -> int:
+        """Multiplications of both products."""
+        return self.batch * self.heads * self.queries * self.keys * (self.size + self.value_size)
+
+    @property
     def num_tasks(self) -> int:
         """Heads of all batches times blocks of queries."""
         return self.batch * self.heads * self.tiling.row_tasks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 
 from kopt.targets.kernels.kernel import Epilogue
 
@@ -129,6 +130,11 @@ class Conv:
         return -(-self.image.out_height // self.tiling.rows)
 
     @property
+    def multiplies(self) -> int:
+        """Multiplications."""
+        return prod(self.result) * self.depth
+
+    @property
     def num_tasks(self) -> int:
         """Images times blocks of rows times groups of panels."""
         return self.image.batch * self.row_tasks * self.tiling.panel_tasks
@@ -175,6 +181,11 @@ class Depthwise:
     def row_tasks(self) -> int:
         """Blocks of rows of an image."""
         return -(-self.image.out_height // self.tiling.rows)
+
+    @property
+    def multiplies(self) -> int:
+        """Multiplications."""
+        return prod(self.result) * self.image.kernel[0] * self.image.kernel[1]
 
     @property
     def num_tasks(self) -> int:

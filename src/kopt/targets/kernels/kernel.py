@@ -12,7 +12,7 @@ from kopt.hardware import Target
 ACTIVATIONS = ("", "Relu", "Clip", "Gelu", "GeluTanh", "Tanh")
 """What a kernel can apply to its result."""
 
-REVISION = 1
+REVISION = 2
 """Raised when a loop nest changes, so that programs stored with older kernels keep calling theirs."""
 
 
@@ -46,6 +46,11 @@ class Kernel(Protocol):
     @property
     def result(self) -> tuple[int, ...]:
         """Shape of what it writes."""
+        ...
+
+    @property
+    def multiplies(self) -> int:
+        """Multiplications, a measure of its time."""
         ...
 
     @property

@@ -90,13 +90,13 @@ static int tells_version(XLA_FFI_CallFrame* frame) {
   return 0;
 }
 
-static XLA_FFI_Error* kopt_launch(XLA_FFI_CallFrame* frame, kopt_body* body, int operands, int num_tasks) {
+static XLA_FFI_Error* kopt_launch(XLA_FFI_CallFrame* frame, kopt_body* body, int operands, int num_tasks, int shared) {
   if (tells_version(frame)) return 0;
   if (frame->args.size != operands || frame->rets.size != 1) return refuse(frame, "a kernel was called with other arrays than it takes");
   void* buffers[MAX_BUFFERS];
   for (int i = 0; i < operands; ++i) buffers[i] = ((XLA_FFI_Buffer*)frame->args.args[i])->data;
   buffers[operands] = ((XLA_FFI_Buffer*)frame->rets.rets[0])->data;
-  int helpers = num_tasks > 1 ? num_threads(frame) - 1 : 0;
+  int helpers = shared && num_tasks > 1 ? num_threads(frame) - 1 : 0;
   if (helpers > num_tasks - 1) helpers = num_tasks - 1;
   Job* job = helpers > 0 ? malloc(sizeof(Job)) : 0;
   if (!job) {

@@ -51,6 +51,11 @@ class Product:
         return (self.m, self.n)
 
     @property
+    def multiplies(self) -> int:
+        """Multiplications."""
+        return self.m * self.k * self.n
+
+    @property
     def num_tasks(self) -> int:
         """Chunks of rows times groups of panels."""
         return self.tiling.row_tasks * self.tiling.panel_tasks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 
 from kopt.targets.kernels.conv import Image
 from kopt.targets.kernels.kernel import Epilogue
@@ -91,6 +92,11 @@ class Winograd:
     def result(self) -> tuple[int, ...]:
         """(N, OH, OW, M)."""
         return (self.image.batch, self.image.out_height, self.image.out_width, self.outputs)
+
+    @property
+    def multiplies(self) -> int:
+        """Multiplications that the direct form would take."""
+        return prod(self.result) * 9 * self.image.channels
 
     @property
     def num_tasks(self) -> int:
