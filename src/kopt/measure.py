@@ -156,3 +156,13 @@ def _drawn_quantiles(measurement: Measurement, q: float, rng: np.random.Generato
 def abba(rounds: int) -> Sequence[tuple[int, int]]:
     """The order of the two sides in each round: (0, 1), (1, 0), ... so that drift hits both alike."""
     return [(0, 1) if k % 2 == 0 else (1, 0) for k in range(rounds)]
+
+
+def knee_index(throughputs: Sequence[float], share: float = 0.9) -> int | None:
+    """Index of the smallest batch with nearly the highest throughput: beyond it calls only take longer. None for no batches.
+
+    Args:
+        throughputs: rows per second by growing batch.
+        share: of the highest throughput that is nearly enough.
+    """
+    return next((index for index, rate in enumerate(throughputs) if rate >= share * max(throughputs)), None)

@@ -18,6 +18,8 @@ from kopt.targets.kernels.library import build_library
 NATIVE = Target.parse("cpu")
 V3 = Target("cpu", NATIVE.arch, NATIVE.num_cores, NATIVE.memory_bytes, NATIVE.features, isa="x86-64-v3")
 needs_v3 = pytest.mark.skipif(not ISA_LEVELS["x86-64-v3"] <= cpu_features(), reason="this CPU has no AVX2")
+TARGETS = [pytest.param(NATIVE, id="native"), pytest.param(V3, marks=needs_v3, id="v3")]
+"""Targets every kernel is compiled for: the widest vectors of this processor, and AVX2."""
 
 EPILOGUES = (
     Epilogue(),

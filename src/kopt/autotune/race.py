@@ -13,7 +13,7 @@ from statistics import median
 from typing import Protocol
 
 from kopt.errors import KoptError
-from kopt.measure import Measurement
+from kopt.measure import Measurement, knee_index
 
 TIE = 0.01
 """Contenders closer than this are equal; the one named first wins."""
@@ -186,10 +186,9 @@ def pareto(points: Sequence[BatchPoint]) -> list[BatchPoint]:
 
 def knee(points: Sequence[BatchPoint], share: float = 0.9) -> BatchPoint | None:
     """The smallest batch with nearly the highest throughput: beyond it calls only take longer."""
-    if not points:
-        return None
-    best = max(point.throughput_per_s for point in points)
-    return min((point for point in points if point.throughput_per_s >= share * best), key=lambda point: point.batch)
+    ordered = sorted(points, key=lambda point: point.batch)
+    index = knee_index([point.throughput_per_s for point in ordered], share)
+    return None if index is None else ordered[index]
 
 
 def chosen_batches(points: Sequence[BatchPoint], objective: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kopt.measure import Measurement, quantile_interval_us
+from kopt.measure import Measurement, knee_index, quantile_interval_us
 from kopt.report.text import duration
 
 PERCENTILES = (50, 90, 99)
@@ -135,8 +135,8 @@ def knee(batches: Sequence[int], throughputs: Sequence[float], share: float = 0.
     """
     if len(batches) < 2 or min(batches) < 1:
         return None
-    found = next(batch for batch, rate in zip(batches, throughputs, strict=True) if rate >= share * max(throughputs))
-    return None if found == batches[-1] else found
+    index = knee_index(throughputs, share)
+    return None if index is None or index == len(batches) - 1 else batches[index]
 
 
 def searched(source: Source) -> tuple[Point, ...]:

@@ -13,7 +13,8 @@ import pytest
 from kopt.targets.kernels.attention import Attention, AttentionTiling, attention_tiling
 from kopt.targets.kernels.attention_call import MAX_TURNED_BYTES, attend, meaning
 from kopt.targets.kernels.calls import KernelCalls
-from support.kernels import NATIVE, V3, Compiled, needs_v3
+from kopt.targets.kernels.kernel import lanes
+from support.kernels import NATIVE, TARGETS, Compiled
 
 # batch, queries, keys, heads, kv heads, size, value size, mask without its last axis
 SIZES = [
@@ -39,13 +40,10 @@ def kernels_of(lanes):
     return kernels
 
 
-@pytest.fixture(scope="module", params=[pytest.param((16, NATIVE), id="native"), pytest.param((8, V3), marks=needs_v3, id="v3")])
+@pytest.fixture(scope="module", params=TARGETS)
 def built(request):
-    lanes, target = request.param
-    if lanes == 16 and "avx512f" not in NATIVE.features:
-        lanes = 8 if "avx2" in NATIVE.features else 4
-    kernels = kernels_of(lanes)
-    return kernels, Compiled(kernels, target)
+    kernels = kernels_of(lanes(request.param))
+    return kernels, Compiled(kernels, request.param)
 
 
 def operands(kernel, rng):

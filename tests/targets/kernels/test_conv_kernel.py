@@ -7,9 +7,9 @@ import pytest
 from kopt.targets.kernels.conv import Conv, ConvTiling, Depthwise, Image
 from kopt.targets.kernels.conv_call import conv_meaning, depthwise_meaning
 from kopt.targets.kernels.conv_tiling import SCRATCH_BYTES, conv_tiling, depthwise_tiling, scratch_bytes
-from kopt.targets.kernels.kernel import Epilogue
+from kopt.targets.kernels.kernel import Epilogue, lanes
 from kopt.targets.kernels.product_call import pack
-from support.kernels import EPILOGUES, NATIVE, V3, Compiled, finished, needs_v3, others
+from support.kernels import EPILOGUES, TARGETS, Compiled, finished, others
 
 
 def image_of(batch, size, channels, kernel, strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0)):
@@ -103,12 +103,10 @@ def every_epilogue(lanes):
     return of_all + [Depthwise(image, depthwise_tiling(image, lanes, 2), epilogue) for epilogue in EPILOGUES]
 
 
-@pytest.fixture(scope="module", params=[pytest.param((16, NATIVE), id="native"), pytest.param((8, V3), marks=needs_v3, id="v3")])
+@pytest.fixture(scope="module", params=TARGETS)
 def built(request):
-    lanes, target = request.param
-    if lanes == 16 and "avx512f" not in NATIVE.features:
-        lanes = 8 if "avx2" in NATIVE.features else 4
-    return lanes, Compiled([*convolutions(lanes), *depthwise(lanes), *every_epilogue(lanes)], target)
+    width = lanes(request.param)
+    return width, Compiled([*convolutions(width), *depthwise(width), *every_epilogue(width)], request.param)
 
 
 def convolved(image, x, weight):

@@ -71,7 +71,7 @@ def test_a_kernel_that_cannot_be_compiled_is_an_error_of_the_toolchain():
 
 def test_a_linker_that_fails_is_an_error_of_the_toolchain(monkeypatch):
     monkeypatch.setattr(library, "linker", lambda: "/bin/false")
-    with pytest.raises(ToolchainError, match="compiler failed"):
+    with pytest.raises(ToolchainError, match="compiler failed: /bin/false: ended with 1"):
         build_library({"kopt_small": SMALL}, NATIVE)
 
 

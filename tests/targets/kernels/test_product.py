@@ -3,11 +3,11 @@ import random
 import numpy as np
 import pytest
 
-from kopt.targets.kernels.kernel import Epilogue
+from kopt.targets.kernels.kernel import Epilogue, lanes
 from kopt.targets.kernels.product import Product
 from kopt.targets.kernels.product_call import meaning, pack, unpack
 from kopt.targets.kernels.tiling import ProductTiling, product_space, product_tiling
-from support.kernels import EPILOGUES, NATIVE, V3, Compiled, finished, needs_v3, others
+from support.kernels import EPILOGUES, TARGETS, Compiled, finished, others
 
 PRODUCTS = [
     *((1, 1, 16), (1, 769, 1000), (2, 3, 17), (2, 64, 50), (7, 769, 31), (7, 1, 48), (13, 64, 1000), (13, 3, 16)),
@@ -53,12 +53,9 @@ def kernels_of(lanes):
     return [*sampled(lanes), *overshooting(lanes), *every_epilogue(lanes), *pure(lanes)]
 
 
-@pytest.fixture(scope="module", params=[pytest.param((16, NATIVE), id="native"), pytest.param((8, V3), marks=needs_v3, id="v3")])
+@pytest.fixture(scope="module", params=TARGETS)
 def built(request):
-    lanes, target = request.param
-    if lanes == 16 and "avx512f" not in NATIVE.features:
-        lanes = 8 if "avx2" in NATIVE.features else 4
-    return lanes, Compiled(kernels_of(lanes), target)
+    return lanes(request.param), Compiled(kernels_of(lanes(request.param)), request.param)
 
 
 def operands(kernel, rng):

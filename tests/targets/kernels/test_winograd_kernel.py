@@ -6,8 +6,9 @@ import pytest
 from kopt.targets.kernels.conv import Image
 from kopt.targets.kernels.conv_call import transformed, winograd_meaning
 from kopt.targets.kernels.conv_tiling import SCRATCH_BYTES, winograd_tiling
+from kopt.targets.kernels.kernel import lanes
 from kopt.targets.kernels.winograd import POSITIONS, Winograd, WinogradTiling
-from support.kernels import EPILOGUES, NATIVE, V3, Compiled, finished, needs_v3, others
+from support.kernels import EPILOGUES, TARGETS, Compiled, finished, others
 
 # batch, height, width, pads (above, left, below, right), channels, outputs
 SIZES = [
@@ -38,13 +39,10 @@ def kernels_of(lanes):
     return kernels
 
 
-@pytest.fixture(scope="module", params=[pytest.param((16, NATIVE), id="native"), pytest.param((8, V3), marks=needs_v3, id="v3")])
+@pytest.fixture(scope="module", params=TARGETS)
 def built(request):
-    lanes, target = request.param
-    if lanes == 16 and "avx512f" not in NATIVE.features:
-        lanes = 8 if "avx2" in NATIVE.features else 4
-    kernels = kernels_of(lanes)
-    return kernels, Compiled(kernels, target)
+    kernels = kernels_of(lanes(request.param))
+    return kernels, Compiled(kernels, request.param)
 
 
 def operands(kernel, rng):

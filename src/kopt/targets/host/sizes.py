@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kopt.targets.distinct import distinct
 from kopt.targets.host.registry import HostContext, host
 
 
@@ -29,17 +30,7 @@ def compress(ctx: HostContext, x: np.ndarray, condition: np.ndarray) -> np.ndarr
 @host("Unique")
 def unique(ctx: HostContext, x: np.ndarray) -> tuple[np.ndarray, ...]:
     """Distinct elements or slices, where each occurs first, which one each element is, and how often each occurs."""
-    axis = ctx.attr("axis")
-    codes = np.unique(x, return_inverse=True)[1].reshape(x.shape) if x.dtype == object else x  # numpy compares no rows of strings
-    _, first, inverse, counts = np.unique(codes, return_index=True, return_inverse=True, return_counts=True, axis=axis)
-    inverse = inverse.reshape(-1)
-    if not ctx.attr("sorted"):
-        order = np.argsort(first)
-        place = np.empty_like(order)
-        place[order] = np.arange(order.size)
-        first, counts, inverse = first[order], counts[order], place[inverse]
-    values = np.take(x.ravel(), first) if axis is None else np.take(x, first, axis=int(axis))
-    return values, *(part.astype(np.int64) for part in (first, inverse, counts))
+    return distinct(x, ctx.attr("axis"), in_order=bool(ctx.attr("sorted")))
 
 
 @host("NonMaxSuppression")

@@ -54,7 +54,11 @@ def main(source: Path, library: Path) -> None:
     handlers = library.with_suffix(".c")
     handlers.write_text(_handlers(kernels))
     flags = ["-O2", "-fPIC", "-shared", "-I", str(_headers())]
-    subprocess.run([request["linker"], *flags, str(handlers), str(objects), "-o", str(library)], check=True)
+    command = [request["linker"], *flags, str(handlers), str(objects), "-o", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+        sys.exit(f"{request['linker']}: {lines[0] if lines else f'ended with {done.returncode}'}")
 
 
 def _revived(described: type, fields: Mapping[str, Any]) -> Any:

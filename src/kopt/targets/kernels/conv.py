@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from math import prod
 
@@ -35,6 +36,15 @@ class Image:
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
     pads: tuple[int, int] = (0, 0)
+
+    @property
+    def input(self) -> tuple[int, ...]:
+        """(N, H, W, C)."""
+        return (self.batch, self.height, self.width, self.channels)
+
+    def output(self, channels: int) -> tuple[int, ...]:
+        """(N, OH, OW, channels)."""
+        return (self.batch, self.out_height, self.out_width, channels)
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -77,8 +87,41 @@ class ConvTiling:
     panel_tasks: int
 
 
+class Sliding(ABC):
+    """What kernels that slide over an image have in common: a task takes a block of rows and a group of panels."""
+
+    image: Image
+    tiling: ConvTiling
+    epilogue: Epilogue
+
+    @property
+    def panels(self) -> int:
+        """Groups of output channels."""
+        return -(-self.result[-1] // self.tiling.panel)
+
+    @property
+    @abstractmethod
+    def operands(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of x, w, bias and residual, as far as there are any."""
+
+    @property
+    @abstractmethod
+    def result(self) -> tuple[int, ...]:
+        """(N, OH, OW, channels)."""
+
+    @property
+    def row_tasks(self) -> int:
+        """Blocks of rows of an image."""
+        return -(-self.image.out_height // self.tiling.rows)
+
+    @property
+    def num_tasks(self) -> int:
+        """Images times blocks of rows times groups of panels."""
+        return self.image.batch * self.row_tasks * self.tiling.panel_tasks
+
+
 @dataclass(frozen=True)
-class Conv:
+class Conv(Sliding):
     """epilogue(conv(x, w)), all channels with all.
 
     ::
@@ -102,11 +145,6 @@ class Conv:
     epilogue: Epilogue = field(default_factory=Epilogue)
 
     @property
-    def panels(self) -> int:
-        """Groups of output channels the weights are packed in."""
-        return -(-self.outputs // self.tiling.panel)
-
-    @property
     def depth(self) -> int:
         """Terms of a sum."""
         return self.image.kernel[0] * self.image.kernel[1] * self.image.channels
@@ -114,34 +152,21 @@ class Conv:
     @property
     def operands(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of x, w, bias and residual, as far as there are any."""
-        shapes = [_input(self.image), (self.panels, self.depth, self.tiling.panel)]
-        shapes += [(self.outputs,)] if self.epilogue.bias else []
-        shapes += [self.result] if self.epilogue.residual else []
-        return tuple(shapes)
+        return (self.image.input, (self.panels, self.depth, self.tiling.panel), *self.epilogue.operands(self.result))
 
     @property
     def result(self) -> tuple[int, ...]:
         """(N, OH, OW, M)."""
-        return (self.image.batch, self.image.out_height, self.image.out_width, self.outputs)
-
-    @property
-    def row_tasks(self) -> int:
-        """Blocks of rows of an image."""
-        return -(-self.image.out_height // self.tiling.rows)
+        return self.image.output(self.outputs)
 
     @property
     def multiplies(self) -> int:
         """Multiplications."""
         return prod(self.result) * self.depth
 
-    @property
-    def num_tasks(self) -> int:
-        """Images times blocks of rows times groups of panels."""
-        return self.image.batch * self.row_tasks * self.tiling.panel_tasks
-
 
 @dataclass(frozen=True)
-class Depthwise:
+class Depthwise(Sliding):
     """epilogue(conv(x, w)), every channel by itself.
 
     ::
@@ -159,39 +184,17 @@ class Depthwise:
     epilogue: Epilogue = field(default_factory=Epilogue)
 
     @property
-    def panels(self) -> int:
-        """Groups of channels."""
-        return -(-self.image.channels // self.tiling.panel)
-
-    @property
     def operands(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of x, w, bias and residual, as far as there are any."""
-        channels = self.image.channels
-        shapes: list[tuple[int, ...]] = [_input(self.image), (self.image.kernel[0] * self.image.kernel[1], channels)]
-        shapes += [(channels,)] if self.epilogue.bias else []
-        shapes += [self.result] if self.epilogue.residual else []
-        return tuple(shapes)
+        taps = self.image.kernel[0] * self.image.kernel[1]
+        return (self.image.input, (taps, self.image.channels), *self.epilogue.operands(self.result))
 
     @property
     def result(self) -> tuple[int, ...]:
         """(N, OH, OW, C)."""
-        return (self.image.batch, self.image.out_height, self.image.out_width, self.image.channels)
-
-    @property
-    def row_tasks(self) -> int:
-        """Blocks of rows of an image."""
-        return -(-self.image.out_height // self.tiling.rows)
+        return self.image.output(self.image.channels)
 
     @property
     def multiplies(self) -> int:
         """Multiplications."""
         return prod(self.result) * self.image.kernel[0] * self.image.kernel[1]
-
-    @property
-    def num_tasks(self) -> int:
-        """Images times blocks of rows times groups of channels."""
-        return self.image.batch * self.row_tasks * self.tiling.panel_tasks
-
-
-def _input(image: Image) -> tuple[int, ...]:
-    return (image.batch, image.height, image.width, image.channels)

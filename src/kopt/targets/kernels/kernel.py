@@ -34,6 +34,10 @@ class Epilogue:
     low: float = 0.0
     high: float = 0.0
 
+    def operands(self, result: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Shapes of bias and residual, as far as there are any, for a result of shape (..., channels)."""
+        return (*((result[-1:],) if self.bias else ()), *((result,) if self.residual else ()))
+
 
 class Kernel(Protocol):
     """One compiled function of f32 arrays with one result; a frozen dataclass of whatever its code depends on."""

@@ -40,10 +40,7 @@ class Product:
     @property
     def operands(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of x, w, bias and residual, as far as there are any."""
-        shapes: list[tuple[int, ...]] = [(self.m, self.k), (self.panels, self.k, self.tiling.panel)]
-        shapes += [(self.n,)] if self.epilogue.bias else []
-        shapes += [(self.m, self.n)] if self.epilogue.residual else []
-        return tuple(shapes)
+        return ((self.m, self.k), (self.panels, self.k, self.tiling.panel), *self.epilogue.operands(self.result))
 
     @property
     def result(self) -> tuple[int, ...]:

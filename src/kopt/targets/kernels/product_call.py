@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from kopt.hardware import Target
@@ -13,6 +12,7 @@ from kopt.targets.kernels.calls import KernelCalls
 from kopt.targets.kernels.kernel import Epilogue, lanes
 from kopt.targets.kernels.product import Product
 from kopt.targets.kernels.tiling import product_tiling
+from kopt.targets.lowering.activation import activated
 
 MIN_MULTIPLIES = 1 << 16
 """Products of fewer multiplications are left to XLA, which fuses them with their neighbours."""
@@ -59,12 +59,5 @@ def finished(epilogue: Epilogue, y: Any, *rest: Any) -> Any:
     """Bias, residual and activation in plain JAX.  y: f32 (..., channels)."""
     y = y + rest[0] if epilogue.bias else y
     y = y + rest[-1] if epilogue.residual else y
-    activations = {
-        "": lambda v: v,
-        "Relu": lambda v: jnp.maximum(v, 0),
-        "Clip": lambda v: jnp.clip(v, epilogue.low, epilogue.high),
-        "Gelu": lambda v: jax.nn.gelu(v, approximate=False),
-        "GeluTanh": lambda v: jax.nn.gelu(v, approximate=True),
-        "Tanh": jnp.tanh,
-    }
-    return activations[epilogue.activation](y)
+    limits = (epilogue.low, epilogue.high) if epilogue.activation == "Clip" else ()
+    return activated(epilogue.activation, y, limits)

@@ -81,17 +81,13 @@ class Winograd:
     @property
     def operands(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of x, w, bias and residual, as far as there are any."""
-        image, tiling = self.image, self.tiling
-        shapes: list[tuple[int, ...]] = [(image.batch, image.height, image.width, image.channels)]
-        shapes += [(POSITIONS, self.panels, image.channels, tiling.panel)]
-        shapes += [(self.outputs,)] if self.epilogue.bias else []
-        shapes += [self.result] if self.epilogue.residual else []
-        return tuple(shapes)
+        weights = (POSITIONS, self.panels, self.image.channels, self.tiling.panel)
+        return (self.image.input, weights, *self.epilogue.operands(self.result))
 
     @property
     def result(self) -> tuple[int, ...]:
         """(N, OH, OW, M)."""
-        return (self.image.batch, self.image.out_height, self.image.out_width, self.outputs)
+        return self.image.output(self.outputs)
 
     @property
     def multiplies(self) -> int:

@@ -11,8 +11,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as build
 
-from kopt.targets.kernels.conv_nest import views
 from kopt.targets.kernels.emit import Buffer, Expression, Vectors, function, index
+from kopt.targets.kernels.sliding_nest import views
 from kopt.targets.kernels.tile import RegisterTile, first_of, part, unrolled
 from kopt.targets.kernels.winograd import POSITIONS, TILE, Winograd
 

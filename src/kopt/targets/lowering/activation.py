@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -42,6 +42,25 @@ def gelu(x: Array, approximate: str = "none") -> Array:
         inner = np.sqrt(2 / np.pi).astype(x.dtype) * (x + jnp.asarray(0.044715, x.dtype) * x * x * x)
         return half * x * (one + jnp.tanh(inner))
     return half * x * (one + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
+
+
+FUSED_ACTIVATIONS: dict[str, Callable[..., Array]] = {
+    "": lambda y: y,
+    "Clip": lambda y, low, high: jnp.clip(y, jnp.asarray(low, y.dtype), jnp.asarray(high, y.dtype)),
+    "Gelu": gelu,
+    "GeluTanh": lambda y: gelu(y, "tanh"),
+    "HardSigmoid": lambda y, alpha, beta: jnp.clip(alpha * y + beta, 0, 1),
+    "LeakyRelu": lambda y, alpha: jnp.where(y < 0, jnp.asarray(alpha, y.dtype) * y, y),
+    "Relu": lambda y: jnp.maximum(y, 0),
+    "Sigmoid": lambda y: 1 / (1 + jnp.exp(-y)),
+    "Tanh": jnp.tanh,
+}
+"""What may be fused to a product or convolution, by the names of com.microsoft's FusedConv and kopt's own."""
+
+
+def activated(name: str, y: Array, params: Sequence[float] = ()) -> Array:
+    """A fused activation in y's dtype; ``params`` are those of the standard operator, in order."""
+    return FUSED_ACTIVATIONS[name](y, *params).astype(y.dtype)
 
 
 for _op, _function, _attrs in (

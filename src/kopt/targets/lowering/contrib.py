@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kopt.ir.graph import MICROSOFT
-from kopt.targets.lowering.activation import gelu
+from kopt.targets.lowering.activation import activated, gelu
 from kopt.targets.lowering.conv import activate
 from kopt.targets.lowering.matmul import dot
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
@@ -54,7 +54,7 @@ def fused_gemm(ctx: LoweringContext, a: Array, b: Array, c: Array | None = None)
         y = y + _scaled(jnp.asarray(c), ctx.attr("beta", 1.0))
     name = str(ctx.attr("activation", ""))
     if name == "LeakyRelu":
-        return jnp.where(y < 0, np.asarray(ctx.attr("activation_alpha", 0.01), y.dtype) * y, y)
+        return activated(name, y, (ctx.attr("activation_alpha", 0.01),))
     return activate(ctx, y)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from kopt.ir.graph import KOPT, MICROSOFT
-from kopt.targets.lowering.activation import gelu
+from kopt.targets.lowering.activation import FUSED_ACTIVATIONS, activated
 from kopt.targets.lowering.kernel_calls import convolved
 from kopt.targets.lowering.matmul import dot, less_zero_point
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
@@ -239,24 +239,9 @@ def lower_conv_nhwc(ctx: LoweringContext, x: Array, weight: Array, bias: Array |
 def activate(ctx: LoweringContext, y: Array) -> Array:
     """The activation of a com.microsoft fused operator."""
     name = str(ctx.attr("activation", ""))
-    params: tuple[float, ...] = tuple(ctx.attr("activation_params") or ())
-    if name == "Clip":
-        return jnp.clip(y, *(jnp.asarray(p, y.dtype) for p in params))
-    if name == "LeakyRelu":
-        return jnp.where(y < 0, jnp.asarray(params[0], y.dtype) * y, y)
-    if name == "HardSigmoid":
-        return jnp.clip(params[0] * y + params[1], 0, 1).astype(y.dtype)
-    known: dict[str, Any] = {
-        "": lambda v: v,
-        "Relu": lambda v: jnp.maximum(v, 0),
-        "Tanh": jnp.tanh,
-        "Sigmoid": lambda v: 1 / (1 + jnp.exp(-v)),
-        "Gelu": gelu,
-        "GeluTanh": lambda v: gelu(v, "tanh"),
-    }
-    if name not in known:
+    if name not in FUSED_ACTIVATIONS:
         raise ctx.unsupported(f"unknown activation '{name}'")
-    return known[name](y).astype(y.dtype)
+    return activated(name, y, tuple(ctx.attr("activation_params") or ()))
 
 
 @lowers("FusedConv", domain=MICROSOFT)

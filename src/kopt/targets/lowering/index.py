@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from kopt.targets.distinct import distinct
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 
 
@@ -137,13 +138,4 @@ def non_zero(ctx: LoweringContext, x: np.ndarray) -> Array:
 @lowers("Unique", static=(0,))
 def unique(ctx: LoweringContext, x: np.ndarray) -> tuple[np.ndarray, ...]:
     """Distinct elements or slices, where each first occurs, which one each is, and how often; x must be known when compiling."""
-    axis = ctx.attr("axis")
-    values, first, inverse, counts = np.unique(x, return_index=True, return_inverse=True, return_counts=True, axis=axis)
-    inverse = inverse.reshape(-1)
-    if not ctx.attr("sorted"):
-        order = np.argsort(first)
-        place = np.empty_like(order)
-        place[order] = np.arange(order.size)
-        values, first, counts, inverse = np.take(values, order, axis or 0), first[order], counts[order], place[inverse]
-    results = (values, *(part.astype(np.int64) for part in (first, inverse, counts)))
-    return results[: ctx.num_outputs]
+    return distinct(x, ctx.attr("axis"), in_order=bool(ctx.attr("sorted")))[: ctx.num_outputs]
