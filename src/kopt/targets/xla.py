@@ -264,16 +264,18 @@ def compile_exported(program: bytes, device: Any) -> Any:
 
 def _kernel_calls(target: Target, settings: dict[str, Any]) -> Any:
     """Where lowerings leave the kernels they call; None, and nothing in the settings, where none may be called."""
+    schedules = settings.pop("schedules", {})
     if not settings.pop("kernels", False) or target.device != "cpu" or _foreign_isa(target):
         return None
     from kopt.targets.kernels.calls import KernelCalls
     from kopt.targets.kernels.library import obstacle
+    from kopt.targets.kernels.schedule import Schedule
 
     reason = obstacle()
     if reason:
         _log.warning("compiling without kernels: %s", reason)
         return None
-    settings["kernel_calls"] = KernelCalls(target)
+    settings["kernel_calls"] = KernelCalls(target, {digest: Schedule.from_json(one) for digest, one in schedules.items()})
     return settings["kernel_calls"]
 
 

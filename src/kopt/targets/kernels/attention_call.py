@@ -36,7 +36,7 @@ def attend(calls: KernelCalls, q: Any, k: Any, v: Any, mask: Any | None, scale: 
     if shape and (shape[3] != keys or any(have not in (1, want) for have, want in zip(shape, (batch, heads, queries), strict=False))):
         return None
     tiling = attention_tiling(queries, keys, value_size, batch * heads, width, calls.target.num_cores)
-    kernel = Attention(batch, queries, keys, heads, kv_heads, size, value_size, float(scale), shape[:3], width, tiling)
+    kernel = calls.scheduled(Attention(batch, queries, keys, heads, kv_heads, size, value_size, float(scale), shape[:3], width, tiling))
     operands = [x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1) for x in (q, k, v)]
     if mask is not None:
         operands.append(jnp.pad(mask.reshape(shape), [(0, 0)] * 3 + [(0, padded - keys)], constant_values=-np.inf))

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 import tvm
 from tvm import tirx
 
+from kopt.errors import ToolchainError
 from kopt.targets.kernels.attention import Attention
 from kopt.targets.kernels.attention_nest import emit_attention
 from kopt.targets.kernels.conv import Conv, Depthwise
@@ -40,7 +41,24 @@ _NESTS: dict[str, tuple[type, Callable[..., Any]]] = {
 
 def main(source: Path, library: Path) -> None:
     """Compile what the request at ``source`` asks for into ``library``."""
-    request = json.loads(source.read_text())
+    try:
+        compile_library(json.loads(source.read_text()), library)
+    except ToolchainError as error:
+        sys.exit(str(error))
+
+
+def revived(kind: str, fields: Mapping[str, Any]) -> Kernel:
+    """The kernel that ``asdict`` and JSON made plain."""
+    kernel: Kernel = _revived(_NESTS[kind][0], fields)
+    return kernel
+
+
+def compile_library(request: Mapping[str, Any], library: Path) -> None:
+    """Compile the kernels of a request (see ``library.request_of``) into a shared library.
+
+    Raises:
+        ToolchainError: the linker failed.
+    """
     kernels, functions = {}, {}
     for name, kind, fields in request["kernels"]:
         described, emit = _NESTS[kind]
@@ -58,7 +76,7 @@ def main(source: Path, library: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-        sys.exit(f"{request['linker']}: {lines[0] if lines else f'ended with {done.returncode}'}")
+        raise ToolchainError(f"{request['linker']}: {lines[0] if lines else f'ended with {done.returncode}'}")
 
 
 def _revived(described: type, fields: Mapping[str, Any]) -> Any:

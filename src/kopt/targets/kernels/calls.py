@@ -25,6 +25,7 @@ from jax.interpreters import mlir
 from kopt.errors import ToolchainError
 from kopt.hardware import Target
 from kopt.targets.kernels.kernel import Kernel, symbol
+from kopt.targets.kernels.schedule import Schedules, scheduled
 
 Meaning = Callable[..., Any]
 
@@ -47,14 +48,22 @@ class KernelCalls:
 
     Attributes:
         target: what they are compiled for.
+        schedules: found by searches.
         kernels: by symbol.
+        calls: by symbol, how often the program calls each.
         count: calls by kind of kernel.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, schedules: Schedules | None = None) -> None:
         self.target = target
+        self.schedules = dict(schedules or {})
+        self.calls: Counter[str] = Counter()
         self.kernels: dict[str, Kernel] = {}
         self.count: Counter[str] = Counter()
+
+    def scheduled(self, kernel: Kernel) -> Any:
+        """The kernel that a search found for this work, or the kernel itself."""
+        return scheduled(kernel, self.schedules, self.target)
 
     def call(self, kernel: Kernel, operands: Sequence[Any], meaning: Meaning) -> Any:
         """The kernel's result on traced ``operands``.
@@ -66,6 +75,7 @@ class KernelCalls:
         """
         name = symbol(kernel, self.target)
         self.kernels[name] = kernel
+        self.calls[name] += 1
         self.count[type(kernel).__name__] += 1
         return kernel_call.bind(*(jnp.asarray(array) for array in operands), kernel=kernel, name=name, meaning=meaning)
 

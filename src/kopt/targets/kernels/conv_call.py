@@ -36,14 +36,25 @@ def convolve(calls: KernelCalls, x: Any, weight: Any, image: Image, rest: list[A
     width, outputs, cores = lanes(calls.target), weight.shape[0], calls.target.num_cores
     direct = conv_tiling(image, outputs, width, cores) if outputs >= width else None
     winograd = winograd_tiling(image, outputs, width, cores)
+    usual: Conv | Winograd
     if winograd is not None and (direct is None or winograd[0] < WINOGRAD_GAIN * direct[0]):
-        fast = Winograd(image, outputs, winograd[1], epilogue)
-        return calls.call(fast, [x, transformed(weight, winograd[1].panel), *rest], winograd_meaning)
-    if direct is None:
+        usual = Winograd(image, outputs, winograd[1], epilogue)
+    elif direct is not None:
+        usual = Conv(image, outputs, direct[1], epilogue)
+    else:
         return None
-    kernel = Conv(image, outputs, direct[1], epilogue)
-    matrix = weight.transpose(2, 3, 1, 0).reshape(kernel.depth, outputs)
-    return calls.call(kernel, [x, pack(matrix, direct[1].panel), *rest], conv_meaning)
+    kernel = calls.scheduled(usual)
+    meaning = winograd_meaning if isinstance(kernel, Winograd) else conv_meaning
+    return calls.call(kernel, [x, packed(kernel, weight), *rest], meaning)
+
+
+def packed(kernel: Conv | Winograd | Depthwise, weight: Any) -> Any:
+    """The weights as a kernel reads them.  weight: f32 (M, C / group, kh, kw)."""
+    if isinstance(kernel, Winograd):
+        return transformed(weight, kernel.tiling.panel)
+    if isinstance(kernel, Depthwise):
+        return weight.reshape(weight.shape[0], -1).T
+    return pack(weight.transpose(2, 3, 1, 0).reshape(kernel.depth, kernel.outputs), kernel.tiling.panel)
 
 
 def convolve_depthwise(calls: KernelCalls, x: Any, weight: Any, image: Image, rest: list[Any], epilogue: Epilogue) -> Any | None:
@@ -61,8 +72,8 @@ def convolve_depthwise(calls: KernelCalls, x: Any, weight: Any, image: Image, re
     tiling = depthwise_tiling(image, width, calls.target.num_cores) if image.channels >= width else None
     if tiling is None:
         return None
-    kernel = Depthwise(image, tiling, epilogue)
-    return calls.call(kernel, [x, weight.reshape(weight.shape[0], -1).T, *rest], depthwise_meaning)
+    kernel = calls.scheduled(Depthwise(image, tiling, epilogue))
+    return calls.call(kernel, [x, packed(kernel, weight), *rest], depthwise_meaning)
 
 
 def transformed(weight: Any, panel: int) -> Any:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 from kopt.errors import MissingDependencyError, ToolchainError
 from kopt.hardware import Target
@@ -40,6 +41,16 @@ def obstacle() -> str | None:
     return None if linker() else "there is no C compiler (cc, gcc or clang) to link kernels with"
 
 
+def request_of(kernels: Mapping[str, Kernel], target: Target) -> dict[str, Any]:
+    """What ``build`` is asked for, in JSON types."""
+    return {
+        "kernels": [[name, type(kernel).__name__, asdict(kernel)] for name, kernel in kernels.items()],  # type: ignore[call-overload]
+        "lanes": lanes(target),
+        "cpu": next((name for feature, name in _CPUS if feature in target.required_features), ""),
+        "linker": linker(),
+    }
+
+
 def build_library(kernels: Mapping[str, Kernel], target: Target) -> bytes:
     """A shared library with a handler under the name of every kernel.
 
@@ -50,12 +61,7 @@ def build_library(kernels: Mapping[str, Kernel], target: Target) -> bytes:
     missing = obstacle()
     if missing:
         raise MissingDependencyError(f"kernels cannot be compiled: {missing}", next_step="install it, or compile without kernels")
-    request = {
-        "kernels": [[name, type(kernel).__name__, asdict(kernel)] for name, kernel in kernels.items()],  # type: ignore[call-overload]
-        "lanes": lanes(target),
-        "cpu": next((name for feature, name in _CPUS if feature in target.required_features), ""),
-        "linker": linker(),
-    }
+    request = request_of(kernels, target)
     with tempfile.TemporaryDirectory(prefix="kopt-kernels-") as folder:
         source, library = Path(folder, "kernels.json"), Path(folder, "kernels.so")
         source.write_text(json.dumps(request))

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from kopt.hardware import Target
 from kopt.targets.kernels.calls import KernelCalls
@@ -27,8 +28,8 @@ def multiply(calls: KernelCalls, x: Any, w: Any, bias: Any | None, residual: Any
     """epilogue(x @ w).  x: f32 (..., K), w: f32 (K, N), bias: f32 (N,) or None, residual: like the result or None."""
     rows, (depth, columns) = prod(x.shape[:-1]), w.shape
     tiling = product_tiling(rows, depth, columns, lanes(calls.target), calls.target.num_cores)
-    kernel = Product(rows, depth, columns, tiling, epilogue)
-    operands = [x.reshape(rows, depth), pack(w, tiling.panel)]
+    kernel = calls.scheduled(Product(rows, depth, columns, tiling, epilogue))
+    operands = [x.reshape(rows, depth), pack(w, kernel.tiling.panel)]
     operands += [] if bias is None else [bias]
     operands += [] if residual is None else [residual.reshape(rows, columns)]
     return calls.call(kernel, operands, meaning).reshape(*x.shape[:-1], columns)
@@ -39,7 +40,8 @@ def pack(w: Any, panel: int) -> Any:
     depth, columns = w.shape
     whole = columns // panel
     packed = w[:, : whole * panel].reshape(depth, whole, panel).transpose(1, 0, 2)
-    return packed if columns % panel == 0 else jnp.concatenate([packed, w[None, :, columns - panel :]])
+    join = np.concatenate if isinstance(w, np.ndarray) else jnp.concatenate
+    return packed if columns % panel == 0 else join([packed, w[None, :, columns - panel :]])
 
 
 def unpack(packed: Any, columns: int) -> Any:
