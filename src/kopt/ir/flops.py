@@ -25,6 +25,8 @@ _FREE = frozenset(
     }
     | {"Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where", "Size", "ScatterND", "ScatterElements", "ConstantOfShape", "Range"}
 )
+_CONVOLUTIONS = frozenset({"Conv", "ConvNhwc", "ConvNhwcMixed", "FusedConv", "FusedConvNhwc", "ConvInteger", "QLinearConv", "Int8ConvNhwc"})
+_PRODUCTS = frozenset({"Product", "Int8Product"})
 _PER_ELEMENT = {
     "Softmax": 5,
     "LogSoftmax": 6,
@@ -45,17 +47,13 @@ def node_flops(node: Node) -> int:
     output = _shape(node.outputs[0] if node.outputs else None)
     if output is None or node.op in _FREE:
         return 0
-    if (
-        node.op in ("Conv", "ConvNhwc", "ConvNhwcMixed", "FusedConv", "FusedConvNhwc", "ConvInteger", "QLinearConv")
-        and len(shapes) > 1
-        and shapes[1] is not None
-    ):
+    if node.op in _CONVOLUTIONS and len(shapes) > 1 and shapes[1] is not None:
         return 2 * prod(output) * prod(shapes[1][1:])
     if node.op in ("ConvTranspose", "ConvTransposeNhwc") and len(shapes) > 1 and shapes[0] is not None and shapes[1] is not None:
         return 2 * prod(shapes[0]) * prod(shapes[1][1:])
     if node.op in ("Gemm", "GemmMixed", "FusedGemm") and shapes[0] is not None:
         return 2 * prod(output) * shapes[0][0 if node.attrs.get("transA") else 1]
-    if ("MatMul" in node.op or node.op == "Product") and shapes and shapes[0]:
+    if ("MatMul" in node.op or node.op in _PRODUCTS) and shapes and shapes[0]:
         return 2 * prod(output) * shapes[0][-1]
     if node.op == "Attention" and len(shapes) > 2 and shapes[0] is not None and shapes[1] is not None:
         return 4 * prod(shapes[0]) * shapes[1][-2]

@@ -292,6 +292,7 @@ from kopt.ir import contrib_quant_types as _contrib_quant_types  # noqa: E402, F
 from kopt.ir import contrib_types as _contrib_types  # noqa: E402, F401  (type rules register themselves, and need the above)
 from kopt.ir import epilogue_types as _epilogue_types  # noqa: E402, F401
 from kopt.ir import gradient_types as _gradient_types  # noqa: E402, F401  (type rules register themselves, and need the above)
+from kopt.ir import int8_types as _int8_types  # noqa: E402, F401
 from kopt.ir import mixed_types as _mixed_types  # noqa: E402, F401  (type rules register themselves, and need the above)
 from kopt.ir import ml_types as _ml_types  # noqa: E402, F401  (type rules register themselves, and need the above)
 from kopt.ir import nhwc_types as _nhwc_types  # noqa: E402, F401  (its type rules register themselves, and need the above)

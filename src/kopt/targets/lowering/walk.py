@@ -33,6 +33,7 @@ _FAMILIES = (
     "gradient",
     "image",
     "index",
+    "int8",
     "loss",
     "matmul",
     "mixed",
