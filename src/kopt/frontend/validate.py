@@ -199,13 +199,15 @@ def _check_against_schema(node: onnx.NodeProto, where: str, context: _Context) -
 
 
 def _check_axes(attribute: onnx.AttributeProto, node: onnx.NodeProto, where: str) -> None:
-    """Bounded axes: onnx's inference would cut them to 32 bits."""
+    """Bounded axes: onnx's inference would cut them to 32 bits. It also takes numbers for flags that others take for set."""
     if attribute.name.endswith(("axis", "axes", "perm")) and any(abs(axis) > MAX_RANK for axis in (attribute.i, *attribute.ints)):
         raise InvalidModelError(
             f"attribute '{attribute.name}' of {node.op_type} names an axis beyond {MAX_RANK}",
             where=where,
             next_step="correct the attribute",
         )
+    if attribute.name == "keepdims" and attribute.i not in (0, 1):
+        raise InvalidModelError(f"attribute 'keepdims' of {node.op_type} is {attribute.i}", where=where, next_step="give it 0 or 1")
 
 
 def densify(sparse: onnx.SparseTensorProto, model: str) -> onnx.TensorProto:

@@ -282,7 +282,7 @@ class Sweep:
         constant = self.constants.get(value)
         found = np.full(type_.static_shape, None, dtype=object)
         if constant is not None:
-            found[...] = constant.array().tolist()
+            found.ravel()[:] = constant.array().ravel().tolist()
         return found
 
     def _fold(self, node: Node, original: Node) -> bool:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
-from kopt.errors import MissingDependencyError, PassError, TargetError, ToolchainError
+from kopt.errors import MissingDependencyError, TargetError, ToolchainError
 from kopt.hardware import ISA_LEVELS, Target
 from kopt.ir.constant import aligned_copy
 from kopt.ir.graph import Graph, Node, Value
@@ -33,7 +33,7 @@ from kopt.targets import xla_internals as internals
 from kopt.targets import xla_kernels
 from kopt.targets.base import Lowered, Signature, Support
 from kopt.targets.lowering.registry import static_inputs
-from kopt.targets.lowering.walk import load_lowerings, run_graph, unsupported_nodes
+from kopt.targets.lowering.walk import contradiction, load_lowerings, run_graph, unsupported_nodes
 from kopt.targets.xla_memory import keep_freed_memory
 from kopt.targets.xla_profile import node_times_ns
 from kopt.targets.xla_split import split
@@ -295,12 +295,7 @@ def _run(graph: Graph, values: Sequence[Value], options: Mapping[str, Any], weig
         if isinstance(declared, TensorType) and (
             result.dtype != declared.dtype.numpy or (declared.is_static and result.shape != value.shape)
         ):
-            producer = graph.producer(value)
-            raise PassError(
-                f"'{value.name}' was lowered to {result.dtype}{list(result.shape)} but its type is {declared}",
-                where=producer.loc if producer else graph.name,
-                next_step="this is a defect of kopt; please report the model",
-            )
+            raise contradiction(graph, value, result)
     return results
 
 

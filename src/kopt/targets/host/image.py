@@ -30,10 +30,16 @@ def image_decoder(ctx: HostContext, stream: np.ndarray) -> np.ndarray:
     try:
         with Image.open(BytesIO(stream.astype(np.uint8).tobytes())) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise InputError(f"an image of {image.width} x {image.height} pixels is too large", where=str(ctx.node.loc))
+                raise InputError(
+                    f"an image of {image.width} x {image.height} pixels is too large",
+                    where=str(ctx.node.loc),
+                    next_step=f"feed at most {MAX_PIXELS} pixels",
+                )
             if wanted == "Grayscale":
                 return np.asarray(image.convert("L"), np.uint8)[..., None]
             pixels = np.asarray(image.convert("RGB"), np.uint8)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"the image cannot be decoded: {error}", where=str(ctx.node.loc)) from error
+        raise InputError(
+            f"the image cannot be decoded: {error}", where=str(ctx.node.loc), next_step="feed the bytes of an image file that Pillow reads"
+        ) from error
     return np.ascontiguousarray(pixels[..., ::-1]) if wanted == "BGR" else pixels

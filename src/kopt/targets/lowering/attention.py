@@ -43,6 +43,8 @@ def attention(
 ) -> Any:
     """softmax(q k^T * scale + mask) v, with caches, grouped heads, soft cap and causal mask. Source: ONNX Attention-25."""
     flat = q.ndim == 3
+    if not q.shape[0] == k.shape[0] == v.shape[0]:
+        raise ValueError("the batches of queries, keys and values differ")
     if flat:
         q, k, v = heads_of(q, ctx.attr("q_num_heads")), heads_of(k, ctx.attr("kv_num_heads")), heads_of(v, ctx.attr("kv_num_heads"))
     past = 0 if past_key is None else past_key.shape[2]

@@ -241,6 +241,8 @@ def grid_sample(ctx: LoweringContext, x: Array, grid: Array) -> Array:
 def affine_grid(ctx: LoweringContext, theta: Array, size: np.ndarray) -> Array:
     """Normalised coordinates of each output element, transformed.  theta: (N, k, k + 1): (N, *spatial, k)."""
     spatial = [int(dim) for dim in size[2:]]
+    if theta.shape[0] != int(size[0]):
+        raise ValueError(f"{theta.shape[0]} transformations for {int(size[0])} images")
     kind = np.float64 if theta.dtype == np.float64 else np.float32
     lines = []
     for count in spatial:

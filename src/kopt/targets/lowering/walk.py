@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from kopt.errors import DynamicShapeError, KoptError, UnsupportedModelError
+from kopt.errors import DynamicShapeError, InvalidModelError, KoptError, PassError, UnsupportedModelError
 from kopt.ir.graph import Graph, Node, Value
+from kopt.ir.spec import infer_node, node_constants
+from kopt.ir.types import TensorType
 from kopt.targets.lowering.registry import Array, Lowering, LoweringContext, lowering_of, static_inputs
 from kopt.targets.lowering.rounding import MOVES, is_narrow, narrowed
 
@@ -115,6 +117,29 @@ def unsupported_nodes(graph: Graph) -> list[Node]:
     """The nodes without a lowering, bodies of control flow included."""
     load_lowerings()
     return [node for _, node in graph.walk() if lowering_of(node) is None]
+
+
+def contradiction(graph: Graph, value: Value, result: Any) -> KoptError:
+    """What to say of an output that is not of its type: the model's mistake, unless the operator's own rule says the same as it."""
+    producer, made = graph.producer(value), f"{result.dtype}{list(result.shape)}"
+    where = producer.loc if producer else graph.name
+    try:
+        rule = None if producer is None else infer_node(producer, node_constants(graph, producer))[producer.outputs.index(value)]
+    except (InvalidModelError, KeyError):
+        rule = None
+    told = rule.shape if isinstance(rule, TensorType) and result.dtype == rule.dtype.numpy else None
+    fits = told is None or (len(told) == result.ndim and all(a == b or isinstance(a, str) for a, b in zip(told, result.shape, strict=True)))
+    if fits and result.dtype == value.tensor.dtype.numpy:
+        return InvalidModelError(
+            f"the model declares '{value.name}' as {value.type}, but its values make {made}",
+            where=where,
+            next_step="correct the declared type, or the inputs of the node",
+        )
+    return PassError(
+        f"'{value.name}' was lowered to {made} but its type is {value.type}",
+        where=where,
+        next_step="this is a defect of kopt; please report the model",
+    )
 
 
 def _run_node(node: Node, env: dict[Value, Array], options: Mapping[str, Any]) -> None:
