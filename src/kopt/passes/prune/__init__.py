@@ -1,0 +1,1 @@
+"""Pruning: which channels belong together, cutting them, and masks of zeros."""
