@@ -34,6 +34,8 @@ from kopt.targets.base import backend
 from kopt.tune import AUTO_BATCHES, Tuned, Tuning, tune_program
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+COMPILING = ("xla", "tvm")
+"""Backends that a user may choose."""
 
 Progress = Callable[[str], None]
 
@@ -55,6 +57,7 @@ class Request:
     kernels: bool = True
     tuning: Tuning | None = None
     auto_batch: bool = False
+    backend: str = "xla"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def compile(
     budget: str | float | None = None,
     tuning: Tuning | None = None,
     options: Mapping[str, Any] | None = None,
+    backend: str = "xla",
     progress: Progress | None = None,
 ) -> Artifact:
     """Compile a model into an artifact, check it against a reference, measure it, and report.
@@ -105,6 +109,7 @@ def compile(
         budget: seconds, or text such as "10m", to search for a faster program.
         tuning: the same with everything a search can be told.
         options: of the lowering, such as {"conv3x3": "winograd4"}.
+        backend: whose programs: "xla", or "tvm" (CPU, fp32; models whose every operator it has a translation for).
         progress: called with what is being done.
 
     Raises:
@@ -113,7 +118,8 @@ def compile(
     check_precision(precision)
     hardware, tuning = Target.parse(target, isa=cpu_isa), tuning or _tuning(budget, precision, kernels)
     auto, batches = _batches(batch, tuning)
-    settings = (measure, baseline, dict(options or {}), threads, kernels, tuning, auto)
+    check_backend(backend, hardware, precision, searched=tuning is not None)
+    settings = (measure, baseline, dict(options or {}), threads, kernels, tuning, auto, backend)
     request = Request(model, hardware, _output(model, output), precision, batches, dict(shapes or {}), *settings)
     return run(request, progress or (lambda _: None))
 
@@ -126,6 +132,19 @@ def check_precision(name: str) -> None:
     """
     if name not in PRECISIONS:
         raise errors.UsageError(f"unknown precision '{name}'", next_step=f"choose one of: {', '.join(PRECISIONS)}")
+
+
+def check_backend(name: str, target: Target, precision: str, *, searched: bool) -> None:
+    """Refuse backends that do not compile whole models, and what "tvm" does not do.
+
+    Raises:
+        UsageError: an unknown backend, or another target, precision or way than it has.
+    """
+    if name not in COMPILING:
+        raise errors.UsageError(f"no models are compiled by backend '{name}'", next_step=f"choose one of: {', '.join(COMPILING)}")
+    if name == "tvm" and (target.device != "cpu" or precision != "fp32" or searched):
+        what = "a search chooses among XLA's programs" if searched else "it compiles for a CPU in fp32"
+        raise errors.UsageError(f"backend 'tvm' cannot do that: {what}", next_step="leave out --backend")
 
 
 def _tuning(budget: str | float | None, precision: str, kernels: bool) -> Tuning | None:
@@ -189,7 +208,7 @@ def _tuned(
     base, curve = (wanted[:1], wanted) if request.auto_batch else (wanted, ())
     found = tune_program(graph, base, request.target, tuning, threads=request.threads, curve=curve, progress=progress)
     threads = int(found.config["threads"])
-    recipe = recipe_of(found.config, request.target)
+    recipe = recipe_of(found.config, request.target, found.schedules)
     if request.threads is None and threads != available_cores():
         recipe = replace(recipe, options={**recipe.options, "threads": threads})
     with suppress(errors.UsageError):  # JAX already runs here with another number; the artifact is measured in processes of its own
@@ -213,6 +232,8 @@ def import_graph(graph: Graph) -> tuple[Graph, tuple[PassRecord, ...]]:
 
 def recipe_for(request: Request) -> Recipe:
     """Passes and options for the wanted precision. Kernels take f32 on a CPU."""
+    if request.backend == "tvm":
+        return Recipe.of_preset("xla-kernels", backend="tvm", options=request.options)
     if request.precision == "fp32":
         if request.kernels and request.target.device == "cpu":
             return Recipe.of_preset("xla-kernels", options={"kernels": True, **request.options})

@@ -21,6 +21,7 @@ from kopt.ir.types import TensorType
 BACKENDS = {
     "reference": "kopt.targets.reference:ReferenceBackend",
     "segments": "kopt.segments.backend:SegmentsBackend",
+    "tvm": "kopt.targets.tvm:TvmBackend",
     "xla": "kopt.targets.xla:XlaBackend",
 }
 
@@ -65,11 +66,12 @@ class Lowered:
 
     Attributes:
         graph: what was lowered; all types static.
-        dialect: "stablehlo", "relax" or "onnx".
+        dialect: "stablehlo", "tir" or "onnx".
         text: for people (`kopt inspect --stage lowered`).
         weights: the arrays the program takes as arguments before its inputs, by name.
         module: the backend's own handle.
         kernels: kopt's own kernels that the program calls: kind -> how many.
+        kernel_calls: each of these kernels, and how often it is called.
     """
 
     graph: Graph
@@ -79,6 +81,7 @@ class Lowered:
     weights: Mapping[str, np.ndarray]
     module: Any = field(repr=False)
     kernels: Mapping[str, int] = field(default_factory=dict)
+    kernel_calls: Sequence[tuple[Any, int]] = field(default=(), repr=False)
 
 
 class Executable(Protocol):

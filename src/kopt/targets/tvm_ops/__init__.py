@@ -1,0 +1,1 @@
+"""Translations of operators for the tvm backend, one function per operator."""

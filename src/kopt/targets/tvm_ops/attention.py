@@ -1,0 +1,83 @@
+"""Attention: kopt's kernel over heads that lie side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kopt.targets.kernels.attention import Attention, attention_tiling
+from kopt.targets.tvm_ops.movement import padded
+from kopt.targets.tvm_ops.product import matmul
+from kopt.targets.tvm_ops.reduction import rows
+from kopt.targets.tvm_ops.registry import Context, translates
+from kopt.targets.tvm_plan import Refused
+from kopt.targets.tvm_tree import Number, Tensor
+
+MAX_TURNED_BYTES = 512 * 1024
+"""Largest copy of a head's keys that a task may hold."""
+
+
+@translates("Attention")
+def attention(ctx: Context, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *rest: Tensor | None) -> Tensor:
+    """softmax(q k^T * scale + mask) v.  q: (B, H, Tq, D) or (B, Tq, H * D)."""
+    if any(one is not None for one in rest) or any(ctx.wants(index) for index in (1, 2, 3)):
+        raise Refused("a cache, or more than its result is read")
+    if ctx.attr("softcap") or q.dtype != "float32" or (mask is not None and mask.dtype not in ("float32", "bool")):
+        raise Refused("only f32 without a soft cap")
+    flat = len(q.shape) == 3
+    heads, shared = (ctx.attr("q_num_heads"), ctx.attr("kv_num_heads")) if flat else (q.shape[1], k.shape[1])
+    q, k, v = (_split(ctx, one, count) if flat else one for one, count in ((q, heads), (k, shared), (v, shared)))
+    given = ctx.attr("scale")
+    scale = float(1 / np.sqrt(q.shape[-1]) if given is None else given)
+    mask = _whole_mask(ctx, mask, q.shape[2], k.shape[2])
+    y = _by_kernel(ctx, q, k, v, mask, scale)
+    y = _plain(ctx, q, k, v, mask, scale) if y is None else y
+    return ctx.plan.reshaped(ctx.plan.permuted(y, (0, 2, 1, 3)) if flat else y, ctx.shape)
+
+
+def _split(ctx: Context, x: Tensor, heads: int) -> Tensor:
+    """(B, T, H * D) ==> (B, H, T, D)."""
+    parts = ctx.plan.reshaped(x, (*x.shape[:2], heads, x.shape[2] // heads))
+    return ctx.plan.permuted(parts, (0, 2, 1, 3))
+
+
+def _whole_mask(ctx: Context, mask: Tensor | None, queries: int, keys: int) -> Tensor | None:
+    """What is added to the scores: given numbers, -inf where a truth value hides a key or a key comes later."""
+    low, none = ctx.number(float("-inf"), "float32"), ctx.number(0.0, "float32")
+    if mask is not None and mask.dtype == "bool":
+        mask = ctx.apply("select", mask, none, low, dtype="float32")
+    if not ctx.attr("is_causal"):
+        return mask
+    seen = np.tril(np.zeros((queries, keys), np.float32)) + np.triu(np.full((queries, keys), -np.inf, np.float32), 1)
+    later = ctx.plan.constant(np.nan_to_num(seen, nan=0.0, neginf=-np.inf))
+    return later if mask is None else ctx.apply("add", mask, later, dtype="float32")
+
+
+def _by_kernel(ctx: Context, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor | None:
+    plan = ctx.plan
+    (batch, heads, queries, size), (_, shared, keys, value_size) = q.shape, v.shape
+    fill = -(-keys // plan.lanes) * plan.lanes
+    if min(batch, heads, queries, keys, size) < 1 or value_size < plan.lanes or size * fill * 4 > MAX_TURNED_BYTES or heads % shared:
+        return None
+    shape = () if mask is None else (1,) * (4 - len(mask.shape)) + mask.shape
+    if shape and (shape[3] != keys or any(have not in (1, want) for have, want in zip(shape, (batch, heads, queries), strict=False))):
+        return None
+    tiling = attention_tiling(queries, keys, value_size, batch * heads, plan.lanes, plan.cores)
+    kernel = Attention(batch, queries, keys, heads, shared, size, value_size, scale, shape[:3], plan.lanes, tiling)
+    operands = [
+        plan.leaf(plan.reshaped(plan.permuted(x, (0, 2, 1, 3)), (x.shape[0], x.shape[2], x.shape[1] * x.shape[3]))) for x in (q, k, v)
+    ]
+    if mask is not None:
+        operands.append(
+            plan.leaf(padded(ctx, plan.reshaped(mask, shape), [0] * 4, [0, 0, 0, fill - keys], Number(float("-inf"), "float32")))
+        )
+    y = plan.reshaped(plan.call(kernel, operands), (batch, queries, heads, value_size))
+    return plan.permuted(y, (0, 2, 1, 3))
+
+
+def _plain(ctx: Context, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Products and softmax one after the other."""
+    if k.shape[1] != q.shape[1]:
+        raise Refused("shared heads of unusual size")
+    scores = ctx.apply("mul", matmul(ctx, q, ctx.plan.permuted(k, (0, 1, 3, 2))), ctx.number(scale, "float32"))
+    scores = scores if mask is None else ctx.apply("add", scores, mask)
+    return matmul(ctx, rows(ctx, "softmax", scores), v)

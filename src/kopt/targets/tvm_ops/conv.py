@@ -1,0 +1,197 @@
+"""Convolutions and pooling: kopt's kernels for f32 images, sums over windows read in place for the rest."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+
+from kopt.ir.graph import KOPT, MICROSOFT
+from kopt.ir.nhwc_types import to_nchw, to_nhwc
+from kopt.targets.kernels.conv import Conv, Depthwise, Image
+from kopt.targets.kernels.conv_tiling import conv_tiling, depthwise_tiling, winograd_tiling
+from kopt.targets.kernels.kernel import Epilogue
+from kopt.targets.kernels.winograd import POSITIONS, Winograd
+from kopt.targets.tvm_loops import Window
+from kopt.targets.tvm_ops.movement import padded, windows
+from kopt.targets.tvm_ops.product import activated, epilogue_of, multiplied, pack
+from kopt.targets.tvm_ops.registry import Context, translates
+from kopt.targets.tvm_plan import Refused
+from kopt.targets.tvm_tree import Number, Tensor
+
+WINOGRAD_GAIN = 0.9
+"""Winograd is taken where its estimate is below this share of the direct form's."""
+
+_G = np.array(((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)), np.float32)
+
+_direct, _depthwise, _winograd = lru_cache(conv_tiling), lru_cache(depthwise_tiling), lru_cache(winograd_tiling)
+
+
+class Geometry:
+    """Kernel, strides, dilations and pads of a window, and how many there are along each axis."""
+
+    def __init__(self, ctx: Context, sizes: tuple[int, ...], kernel: tuple[int, ...]) -> None:
+        count = len(sizes)
+        self.kernel = kernel
+        self.strides = tuple(ctx.attr("strides") or (1,) * count)
+        self.dilations = tuple(ctx.attr("dilations") or (1,) * count)
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, self.dilations, strict=True)]
+        auto, given = ctx.attr("auto_pad") or "NOTSET", ctx.attr("pads") or (0,) * (2 * count)
+        self.before, self.after = list(given[:count]), list(given[count:])
+        if auto == "VALID":
+            self.before, self.after = [0] * count, [0] * count
+        elif auto != "NOTSET":
+            wanted = [-(-size // stride) for size, stride in zip(sizes, self.strides, strict=True)]
+            total = [max(0, (n - 1) * s + r - size) for n, s, r, size in zip(wanted, self.strides, reach, sizes, strict=True)]
+            self.before = [one // 2 if auto == "SAME_UPPER" else one - one // 2 for one in total]
+            self.after = [one - low for one, low in zip(total, self.before, strict=True)]
+        pairs = zip(sizes, self.before, self.after, reach, self.strides, strict=True)
+        self.counts = tuple((size + low + high - r) // s + 1 for size, low, high, r, s in pairs)
+
+    @property
+    def steps(self) -> tuple[tuple[int, int], ...]:
+        """(stride, dilation) along each axis."""
+        return tuple(zip(self.strides, self.dilations, strict=True))
+
+
+@translates("Conv")
+@translates("FusedConv", domain=MICROSOFT)
+def conv(ctx: Context, x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    """Channels first: turned around and back."""
+    rank = len(x.shape)
+    turned = None if residual is None else ctx.plan.permuted(residual, to_nhwc(rank))
+    return ctx.plan.permuted(conv_nhwc(ctx, ctx.plan.permuted(x, to_nhwc(rank)), w, bias, turned), to_nchw(rank))
+
+
+@translates("ConvNhwc", "FusedConvNhwc", domain=KOPT)
+def conv_nhwc(ctx: Context, x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    """activation(conv(x, w) + bias + residual).  x: (N, *spatial, C), w: (M, C / group, *kernel)."""
+    geometry = Geometry(ctx, x.shape[1:-1], w.shape[2:])
+    epilogue = epilogue_of(ctx, bias, residual)
+    if epilogue is not None and x.dtype == "float32" and ctx.plan.is_known(w) and min(*geometry.counts, *x.shape) > 0:
+        rest = [one for one in (bias, residual) if one is not None]
+        y = _by_kernel(ctx, x, w, geometry, epilogue, rest)
+        if y is not None:
+            return y
+    y = _summed(ctx, x, w, geometry)
+    y = y if bias is None else ctx.apply("add", y, bias)
+    return activated(ctx, y if residual is None else ctx.apply("add", y, residual))
+
+
+def _by_kernel(ctx: Context, x: Tensor, w: Tensor, geometry: Geometry, epilogue: Epilogue, rest: list[Tensor]) -> Tensor | None:
+    plan, group, channels, outputs = ctx.plan, ctx.attr("group"), x.shape[-1], w.shape[0]
+    pointwise = set(geometry.kernel) == set(geometry.strides) == {1} and not any(geometry.before) and not any(geometry.after)
+    if pointwise and group == 1:
+        rows = prod(x.shape[:-1])
+        flat = [plan.reshaped(one, (rows, outputs)) if len(one.shape) > 1 else one for one in rest]
+        matrix = plan.permuted(plan.reshaped(w, (outputs, channels)), (1, 0))
+        y = multiplied(ctx, plan.reshaped(x, (rows, channels)), matrix, epilogue, flat)
+        return None if y is None else plan.reshaped(y, (*x.shape[:-1], outputs))
+    depthwise = 1 < group == channels == outputs
+    if len(x.shape) != 4 or not (depthwise or group == 1):
+        return None
+    (kh, kw), (sh, sw), (dh, dw) = geometry.kernel, geometry.strides, geometry.dilations
+    (batch, height, width, _), (oh, ow), pads = x.shape, geometry.counts, (geometry.before[0], geometry.before[1])
+    image = Image(batch, height, width, channels, oh, ow, (kh, kw), (sh, sw), (dh, dw), pads)
+    kernel, packed = (_depthwise_kernel if depthwise else _full_kernel)(ctx, w, image, epilogue)
+    if kernel is None:
+        return None
+    return plan.call(kernel, [plan.leaf(x), packed, *(plan.leaf(one) for one in rest)])
+
+
+def _depthwise_kernel(ctx: Context, w: Tensor, image: Image, epilogue: Epilogue):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    tiling = _depthwise(image, ctx.plan.lanes, ctx.plan.cores) if image.channels >= ctx.plan.lanes else None
+    if tiling is None:
+        return None, None
+    kernel = Depthwise(image, tiling, epilogue)
+    return kernel, ctx.plan.packed(w, kernel.operands[1], lambda array: array.reshape(image.channels, -1).T, "depthwise")
+
+
+def _full_kernel(ctx: Context, w: Tensor, image: Image, epilogue: Epilogue):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    lanes, cores, outputs = ctx.plan.lanes, ctx.plan.cores, w.shape[0]
+    direct = _direct(image, outputs, lanes, cores) if outputs >= lanes else None
+    fast = _winograd(image, outputs, lanes, cores)
+    if fast is not None and (direct is None or fast[0] < WINOGRAD_GAIN * direct[0]):
+        panel, quick = fast[1].panel, Winograd(image, outputs, fast[1], epilogue)
+        return quick, ctx.plan.packed(w, quick.operands[1], lambda array: transformed(array, panel), "winograd")
+    if direct is None:
+        return None, None
+    kernel, panel = Conv(image, outputs, direct[1], epilogue), direct[1].panel
+
+    def values(array: np.ndarray) -> np.ndarray:
+        return pack(array.transpose(2, 3, 1, 0).reshape(kernel.depth, outputs), panel)
+
+    return kernel, ctx.plan.packed(w, kernel.operands[1], values, "conv")
+
+
+def transformed(weight: np.ndarray, panel: int) -> np.ndarray:
+    """(M, C, 3, 3) ==> G g G^T as (16, panels, C, panel)."""
+    positions = np.einsum("pi,mcij,qj->pqcm", _G, weight, _G, optimize=True).reshape(POSITIONS, weight.shape[1], weight.shape[0])
+    return np.stack([pack(one, panel) for one in positions])
+
+
+def _summed(ctx: Context, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
+    """Sums of products over windows, for any type, rank and grouping."""
+    plan, group, spatial = ctx.plan, ctx.attr("group"), len(x.shape) - 2
+    around = padded(ctx, x, [0, *geometry.before, 0], [0, *geometry.after, 0], Number(0, x.dtype))
+    axes = tuple(range(1, 1 + spatial))
+    seen = windows(plan.stored(around), axes, geometry.counts, geometry.kernel, geometry.steps)  # (N, *out, C, *kernel)
+    batch, (outputs, inner) = x.shape[0], w.shape[:2]
+    seen = plan.reshaped(seen, (batch, *geometry.counts, group, 1, inner, *geometry.kernel))
+    weight = plan.reshaped(w, (*(1,) * (1 + spatial), group, outputs // group, inner, *geometry.kernel))
+    terms = ctx.apply("mul", seen, weight)
+    last = len(terms.shape)
+    sums = plan.reduced(terms, list(range(last - spatial - 1, last)), "sum")
+    return plan.reshaped(sums, (batch, *geometry.counts, outputs))
+
+
+@translates("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool")
+def pool(ctx: Context, x: Tensor) -> Tensor:
+    """Channels first: turned around and back."""
+    rank = len(x.shape)
+    turned = ctx.plan.permuted(x, to_nhwc(rank))
+    y = global_pool_nhwc(ctx, turned) if ctx.node.op.startswith("Global") else pool_nhwc(ctx, turned)
+    return ctx.plan.permuted(y, to_nchw(rank))
+
+
+@translates("GlobalAveragePoolNhwc", domain=KOPT)
+def global_pool_nhwc(ctx: Context, x: Tensor) -> Tensor:
+    """The mean or largest element of every channel."""
+    axes = list(range(1, len(x.shape) - 1))
+    if ctx.node.op == "GlobalMaxPool":
+        return ctx.plan.reduced(x, axes, "max")
+    return ctx.plan.reduced(x, axes, "sum", 1 / prod(x.shape[axis] for axis in axes))
+
+
+@translates("MaxPoolNhwc", "AveragePoolNhwc", domain=KOPT)
+def pool_nhwc(ctx: Context, x: Tensor) -> Tensor:
+    """The largest or mean element of windows."""
+    op = ctx.node.op.removesuffix("Nhwc")
+    if op == "LpPool" or ctx.wants(1) or ctx.attr("ceil_mode"):
+        raise Refused("only MaxPool without places and AveragePool, sizes rounded down")
+    geometry = Geometry(ctx, x.shape[1:-1], tuple(ctx.attr("kernel_shape")))
+    if len(x.shape) != 4 or x.dtype != "float32" or set(geometry.dilations) != {1}:
+        return _pooled(ctx, op, x, geometry)
+    kind = "max" if op == "MaxPool" else "mean_padded" if ctx.attr("count_include_pad") else "mean"
+    (kh, kw), (sh, sw), (oh, ow) = geometry.kernel, geometry.strides, geometry.counts
+    image = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+    result = ctx.plan.new((x.shape[0], oh, ow, x.shape[3]), "float32")
+    if result.size:
+        loop = Window(kind, image, (oh, ow), (kh, kw), (sh, sw), (geometry.before[0], geometry.before[1]), 1)
+        ctx.plan.add(loop, [ctx.plan.leaf(x)], ctx.plan.leaf(result), x.shape[0] * oh)
+    return result
+
+
+def _pooled(ctx: Context, op: str, x: Tensor, geometry: Geometry) -> Tensor:
+    """Windows of any rank and type, read in place from a copy with a border."""
+    count = len(geometry.kernel)
+    if op != "MaxPool" and any((*geometry.before, *geometry.after)):
+        raise Refused("means with a border over other than two axes")
+    fill = Number(float("-inf") if x.dtype.startswith("float") else int(np.iinfo(x.dtype).min), x.dtype)
+    around = padded(ctx, x, [0, *geometry.before, 0], [0, *geometry.after, 0], fill)
+    seen = windows(ctx.plan.stored(around), tuple(range(1, 1 + count)), geometry.counts, geometry.kernel, geometry.steps)
+    axes = list(range(len(seen.shape) - count, len(seen.shape)))
+    scale = 1.0 if op == "MaxPool" else 1 / prod(geometry.kernel)
+    y = ctx.plan.reduced(seen, axes, "max" if op == "MaxPool" else "sum", scale)
+    return ctx.plan.reshaped(y, y.shape[: len(x.shape)])

@@ -1,0 +1,167 @@
+"""A whole graph as a sequence of kernel calls, with a place for every array."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from kopt.errors import Location
+from kopt.hardware import Target
+from kopt.ir.constant import Constant
+from kopt.ir.graph import Graph, Node, Value
+from kopt.targets.tvm_memory import placed
+from kopt.targets.tvm_ops.registry import Context, translation_of
+from kopt.targets.tvm_plan import Plan, Refused, Step, dtype_of, itemsize
+from kopt.targets.tvm_tree import Leaf, Storage, Tensor, is_cheap
+from kopt.targets.tvm_view import View
+
+_MODULES = ("attention", "conv", "elementwise", "movement", "product", "reduction")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A graph translated.
+
+    Attributes:
+        steps: in the order they run.
+        places: base and byte offset of every storage. Bases are what the caller hands over: arena, weights, inputs, outputs.
+        constants: what computes the values of every weight, by name.
+        arena_bytes: size of the arena.
+        num_bases: how many there are.
+        unsupported: nodes that cannot be translated; the rest is meaningless if there are any.
+    """
+
+    steps: tuple[Step, ...]
+    places: Mapping[Storage, tuple[int, int]]
+    constants: Mapping[str, Any]
+    arena_bytes: int
+    num_bases: int
+    unsupported: tuple[tuple[str, Location, str], ...] = ()
+
+
+def translate(graph: Graph, target: Target) -> Program:
+    """The calls that compute a graph's outputs.
+
+    Args:
+        graph: all types static.
+        target: a CPU.
+    """
+    for module in _MODULES:
+        import_module(f"kopt.targets.tvm_ops.{module}")
+    plan, refused = Plan(target), list[tuple[str, Location, str]]()
+    values: dict[Value, Tensor] = {}
+    for value in graph.inputs:
+        values[value] = _typed(value, "input", graph.name, refused)
+    for value, constant in graph.constants.items():
+        values[value] = _constant(plan, value, constant)
+    for node in graph.nodes:
+        try:
+            outputs = _translated(plan, graph, node, values)
+        except Refused as error:
+            refused.append((node.qualified_op, node.loc, str(error)))
+            outputs = [None if value is None else _typed(value, "arena", graph.name, []) for value in node.outputs]
+        values.update(
+            (value, found) for value, found in zip(node.outputs, outputs, strict=False) if value is not None and found is not None
+        )
+    if refused:
+        return Program((), {}, {}, 0, 0, tuple(refused))
+    outputs_at = _outputs(plan, graph, values)
+    return _placed(plan, graph, values, outputs_at)
+
+
+def _typed(value: Value, kind: str, where: str, refused: list[tuple[str, Location, str]]) -> Tensor:
+    """Memory of a value's type."""
+    shape = value.tensor.static_shape
+    try:
+        dtype = dtype_of(value.tensor)
+    except Refused as error:
+        refused.append((kind, Location(where), f"'{value.name}': {error}"))
+        dtype = "float32"
+    size = int(np.prod(shape, dtype=np.int64))
+    return Tensor(shape, Leaf(Storage(kind, dtype, size, value.name), View.whole(shape)))
+
+
+def _constant(plan: Plan, value: Value, constant: Constant) -> Tensor | None:
+    """A constant, None for one of a type that no translation takes (its readers are refused)."""
+    try:
+        dtype = dtype_of(constant.type)
+    except Refused:
+        return None
+    return plan.constant_of(constant.type.static_shape, dtype, constant.array, value.name)
+
+
+def _translated(plan: Plan, graph: Graph, node: Node, values: Mapping[Value, Tensor]) -> list[Tensor | None]:
+    function = translation_of(node)
+    if function is None:
+        raise Refused("no translation")
+    inputs = []
+    for value in node.inputs:
+        found = None if value is None else values.get(value)
+        if value is not None and found is None:
+            raise Refused(f"'{value.name}' is of a type that it has no code for")
+        inputs.append(found)
+    for value in node.outputs:
+        if value is not None:
+            dtype_of(value.tensor)
+    result = function(Context(plan, node), *inputs)
+    outputs = list(result) if isinstance(result, tuple) else [result]
+    for k, (value, tensor) in enumerate(zip(node.outputs, outputs, strict=False)):
+        if value is None or tensor is None:
+            continue
+        if tensor.shape != value.tensor.static_shape or tensor.dtype != dtype_of(value.tensor):
+            raise RuntimeError(f"{node.qualified_op} was translated to {tensor.dtype}{list(tensor.shape)} but is {value.tensor}")
+        if len(graph.uses(value)) > 1 and not (tensor.is_stored or is_cheap(tensor.tree)):
+            outputs[k] = plan.stored(tensor)
+    return outputs
+
+
+def _outputs(plan: Plan, graph: Graph, values: Mapping[Value, Tensor]) -> list[Storage]:
+    """The storage of every output: where its last step wrote it, or a copy of it."""
+    found: list[Storage] = []
+    for value in graph.outputs:
+        tensor = plan.stored(values[value]) if not isinstance(values[value].tree, Leaf) else values[value]
+        tree = tensor.tree
+        fits = isinstance(tree, Leaf) and tree.storage.kind == "arena" and tree.view.is_contiguous and not tree.view.offset
+        if not fits or not isinstance(tree, Leaf) or tree.storage in found or tree.storage.size != tensor.size:
+            copy = plan.new(tensor.shape, tensor.dtype)
+            plan.write(tensor, copy)
+            tree = plan.leaf(copy)
+        found.append(tree.storage)
+    return found
+
+
+def _placed(plan: Plan, graph: Graph, values: Mapping[Value, Tensor], outputs: list[Storage]) -> Program:
+    used: dict[Storage, tuple[int, int]] = {}
+    for number, step in enumerate(plan.steps):
+        for storage, _ in step.arguments:
+            used[storage] = (used.get(storage, (number, number))[0], number)
+    weights = {storage: plan.constants[storage] for storage in used if storage in plan.constants}
+    names = _names(weights)
+    inner = [storage for storage in used if storage.kind == "arena" and storage not in outputs]
+    offsets, size = placed({one: (max(1, one.size) * itemsize(one.dtype), *used[one]) for one in inner})
+    places: dict[Storage, tuple[int, int]] = {storage: (0, at) for storage, at in offsets.items()}
+    places |= {storage: (1 + k, 0) for k, storage in enumerate(weights)}
+    first = 1 + len(weights)
+    for k, value in enumerate(graph.inputs):
+        tree = values[value].tree
+        if isinstance(tree, Leaf):
+            places[tree.storage] = (first + k, 0)
+    places |= {storage: (first + len(graph.inputs) + k, 0) for k, storage in enumerate(outputs)}
+    constants = {names[storage]: make for storage, make in weights.items()}
+    return Program(tuple(plan.steps), places, constants, size, first + len(graph.inputs) + len(outputs))
+
+
+def _names(weights: Mapping[Storage, Any]) -> dict[Storage, str]:
+    """A name for every weight, of its own."""
+    names: dict[Storage, str] = {}
+    taken: set[str] = set()
+    for number, storage in enumerate(weights):
+        name = storage.name or "constant"
+        name = name if name not in taken else f"{name}.{number}"
+        taken.add(name)
+        names[storage] = name
+    return names
