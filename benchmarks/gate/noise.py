@@ -28,12 +28,12 @@ def white(rng: np.random.Generator, calls: int) -> np.ndarray:
 
 
 def drift(rng: np.random.Generator, calls: int) -> np.ndarray:
-    """A slow random walk around the level (3 %, forgotten after some ten blocks), and a ramp of up to 10 % either way."""
+    """A slow random walk around the level (3 %, forgotten after some ten blocks), and a ramp of up to 10 % in ten seconds either way."""
     memory = 0.9 ** (1 / CALLS_PER_BLOCK)
     steps = rng.normal(0, 0.03 * np.sqrt(1 - memory**2), calls)
     start = rng.normal(0, 0.03) * memory
     walk = lfilter([1.0], [1.0, -memory], steps, zi=[start])[0]
-    return white(rng, calls) * np.exp(walk + rng.uniform(-0.1, 0.1) * np.linspace(0, 1, calls))
+    return white(rng, calls) * np.exp(walk + rng.uniform(-0.1, 0.1) / 10 * CALL_S * np.arange(calls))
 
 
 def bursts(rng: np.random.Generator, calls: int) -> np.ndarray:

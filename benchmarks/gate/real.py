@@ -65,9 +65,17 @@ def gate_run(baseline: Path, candidate: Path, number: int) -> dict[str, Any]:
     """One run of the gate, an artifact beside another (or beside itself, which ``kopt check`` would not measure)."""
     feeds = {"x": np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)}
 
-    def measure(process: int, _: bool, max_block_s: float) -> ProcessRun:
+    def measure(process: int, _: bool, max_block_s: float, within_s: float) -> ProcessRun:
         return measure_process(
-            baseline, candidate, feeds, number=process, threads=available_cores(), protocol=SHORT, max_block_s=max_block_s, seed=number
+            baseline,
+            candidate,
+            feeds,
+            number=process,
+            threads=available_cores(),
+            protocol=SHORT,
+            max_block_s=max_block_s,
+            seed=number,
+            within_s=within_s,
         )
 
     start = time.monotonic()

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import time
 import zlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,16 @@ from noise import CALL_S, Trace, traces
 
 from kopt.check.family import correct
 from kopt.check.judge import Finding, Result, judge_regression
-from kopt.check.measure_pairs import Pair, PairProtocol, ProcessRun, quad_order
+from kopt.check.measure_pairs import MachineCounters, PairProtocol, ProcessRun, measure_sides
 from kopt.check.sequence import MeasuringTime
-from kopt.check.steady import State, state_of
 from kopt.check.verdict import Verdict
 from kopt.hardware import available_cores
 
 RESULTS = Path(__file__).parent / "results" / "traces.json"
 PROTOCOL = PairProtocol()
-BLOCK_CALLS = round(PROTOCOL.block_s / CALL_S)
+CALLS_OF_A_PROCESS = round(1.5 * (2 * PROTOCOL.max_warmup_s + 4 * PROTOCOL.quads * PROTOCOL.block_s) / CALL_S)
+"""Drawn beforehand; more are drawn when they are used up."""
+
 START_S = 4.0
 LAYOUT = 0.004
 """How much a process's memory layout moves its latency, as a standard deviation."""
@@ -54,35 +56,47 @@ class Machine:
     slowdown: float
     rng: np.random.Generator
     now: float = 0.0
+    calls: np.ndarray = field(default_factory=lambda: np.empty(0))
+    used: int = 0
 
-    def measure(self, number: int, *_: object) -> ProcessRun:
-        """One process pair, as ``measure_process`` would give it."""
+    def measure(self, number: int, _: bool, max_block_s: float, within_s: float) -> ProcessRun:
+        """One process pair, measured as ``measure_process`` does."""
         factors = np.exp(self.rng.normal(0, LAYOUT, 2)) * (1.0, 1.0 + self.slowdown)
-        warm = round(PROTOCOL.warmup_s / CALL_S)
-        most = round(PROTOCOL.max_warmup_s / CALL_S)
-        blocks = 4 * PROTOCOL.quads
-        machine = self.trace(self.rng, 2 * (most + warm) + blocks * BLOCK_CALLS)
-        used, states = 0, []
-        for side in (0, 1):
-            length = warm
-            while (state := state_of(self._times(machine[used : used + length], factors[side]))) is State.UNSTEADY and length < most:
-                length += warm
-            used += length
-            states.append(state)
-        pairs = []
-        for _ in range(PROTOCOL.quads):
-            order = quad_order(bool(self.rng.random() < 0.5))
-            for first, second in (order[:2], order[2:]):
-                found = {}
-                for side in (first, second):
-                    found[side] = self._times(machine[used : used + BLOCK_CALLS], factors[side])
-                    used += BLOCK_CALLS
-                pairs.append(Pair(found[0], found[1]))
-        self.now += START_S + used * CALL_S
-        return ProcessRun(tuple(pairs), 1.0, 10**8, number % 2 == 0, states[1], states[0])
+        self.calls, self.used = self.trace(self.rng, CALLS_OF_A_PROCESS), 0
+        deadline = self.now + within_s
+        self.now += START_S
+        pairs, states = measure_sides(
+            {side: Side(self, factor) for side, factor in enumerate(factors)},
+            PROTOCOL,
+            max_block_s=max_block_s,
+            coins=random.Random(int(self.rng.integers(2**32))),
+            left_s=lambda: deadline - self.now,
+            counters=lambda: MachineCounters(0, 0, 0),
+        )
+        return ProcessRun(pairs, 1.0, 10**8, number % 2 == 0, states[1], states[0])
 
-    def _times(self, calls: np.ndarray, factor: float) -> tuple[int, ...]:
-        return tuple((calls * (factor * CALL_S * 1e9)).astype(int).tolist())
+
+@dataclass(frozen=True)
+class Side:
+    """One artifact on such a machine."""
+
+    machine: Machine
+    factor: float
+
+    def block(self, block_s: float, min_calls: int, max_s: float | None = None) -> list[int]:
+        """The next calls, as ``time_block`` makes them."""
+        machine = self.machine
+        hard_s = 10 * block_s if max_s is None else max_s
+        most = max(min_calls, round(4 * block_s / CALL_S) + 1)
+        while machine.used + most > machine.calls.size:
+            machine.calls = np.concatenate([machine.calls, machine.trace(machine.rng, CALLS_OF_A_PROCESS)])
+        times = machine.calls[machine.used : machine.used + most] * (self.factor * CALL_S)
+        ends = np.cumsum(times)
+        wanted = max(min_calls, int(np.searchsorted(ends, block_s)) + 1)
+        count = min(wanted, int(np.searchsorted(ends, hard_s)) + 1, most)
+        machine.used += count
+        machine.now += float(ends[count - 1])
+        return (times[:count] * 1e9).astype(int).tolist()
 
 
 def gate_run(trace: Trace, slowdown: float, seed: list[int]) -> tuple[Finding, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,16 +52,15 @@ def test_long_calls_take_fewer_quads(call_s, quads) -> None:
     assert m.quads_within(m.PairProtocol(), 0.25, call_s) == quads
 
 
-@pytest.mark.parametrize(("slow_s", "blocks", "state"), [(0.0, 1, State.FLAT), (2.0, 8, State.WARM_UP), (99.0, 19, State.UNSTEADY)])
-def test_a_side_warms_up_until_it_holds_its_level(slow_s, blocks, state) -> None:
+@pytest.mark.parametrize(("slow_s", "stretches", "state"), [(0.0, 1, State.FLAT), (2.0, 8, State.WARM_UP), (99.0, 19, State.UNSTEADY)])
+def test_a_side_warms_up_until_it_holds_its_level(slow_s, stretches, state) -> None:
     """Calls take longer and longer until ``slow_s`` have passed, and 10 ms from then on."""
-    asked, rng = [], np.random.default_rng(0)
+    rng = np.random.default_rng(0)
 
     class Child:
         clock = 0
 
-        def block(self, block_s, min_calls):
-            asked.append(block_s)
+        def block(self, block_s, min_calls, max_s=None):
             samples = []
             while sum(samples) < block_s * 1e9:
                 factor = 1.5 + self.clock * 1e-9 if self.clock < slow_s * 1e9 else 1.0
@@ -68,8 +68,56 @@ def test_a_side_warms_up_until_it_holds_its_level(slow_s, blocks, state) -> None
                 self.clock += samples[-1]
             return samples
 
-    assert m.warm_up(Child(), m.PairProtocol())[0] is state
-    assert abs(len(asked) - blocks) <= 2
+    child = Child()
+    assert m.warm_up({1: child}, m.PairProtocol(), lambda: 60.0)[0] == {1: state}
+    assert child.clock == pytest.approx(stretches * 5e8, abs=1.2e9)
+
+
+class Turns:
+    """Sides on one clock, 10 ms a call: what ``machine`` and ``own`` make of the time, as factors."""
+
+    def __init__(self, machine, own=lambda now: 1.0):
+        self.now, self.rng, self.machine = 0.0, np.random.default_rng(0), machine
+        self.sides = {
+            side: SimpleNamespace(block=lambda *asked, f=factor: self.block(f, *asked))
+            for side, factor in {0: lambda _: 1.0, 1: own}.items()
+        }
+
+    def block(self, factor, block_s, min_calls, max_s=None):
+        samples, end = [], self.now + block_s
+        while self.now < end or len(samples) < min_calls:
+            samples.append(int(1e7 * self.machine(self.now) * factor(self.now) * self.rng.lognormal(0, 0.01)))
+            self.now += samples[-1] / 1e9
+        return samples
+
+
+def slower_for_a_while(now):
+    return 1.5 if now < 1.9 else 1.0
+
+
+def test_what_the_machine_does_to_both_sides_keeps_neither_from_being_steady() -> None:
+    alike, alone = Turns(slower_for_a_while), Turns(lambda _: 1.0, slower_for_a_while)
+    states, call_s = m.warm_up(alike.sides, m.PairProtocol(warmup_s=1.1), lambda: 60.0)
+    assert State.UNSTEADY not in states.values()
+    assert alike.now == pytest.approx(2.2, abs=0.3)
+    assert call_s == pytest.approx(0.01, rel=0.6)
+    states, _ = m.warm_up(alone.sides, m.PairProtocol(warmup_s=1.1), lambda: 60.0)
+    assert states[1] is State.WARM_UP
+    assert alone.now > 4
+
+
+def test_without_time_the_warm_up_ends_and_one_quad_is_measured() -> None:
+    turns = Turns(lambda now: 1 + now)
+    pairs, _ = m.measure_sides(
+        {1: turns.sides[1]},
+        m.PairProtocol(),
+        max_block_s=1.0,
+        coins=random.Random(0),
+        left_s=lambda: 3.0 - turns.now,
+        counters=lambda: m.MachineCounters(0, 0, 0),
+    )
+    assert 2 <= len(pairs) < 16
+    assert turns.now < 5
 
 
 @pytest.mark.parametrize(("number", "first"), [(0, "old"), (1, "new"), (2, "old")])

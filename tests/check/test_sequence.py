@@ -15,13 +15,14 @@ class Scene:
 
     def __init__(self, slowdowns, seconds=5.0, limit=120.0, noise=0.01):
         self.now, self.calls, self.rng = 0.0, [], np.random.default_rng(0)
-        self.slowdowns, self.seconds, self.noise = slowdowns, seconds, noise
+        self.slowdowns, self.seconds, self.noise, self.limit = slowdowns, seconds, noise, limit
         self.time = MeasuringTime(self.measure, PairProtocol(), limit, lambda: self.now)
 
-    def measure(self, number, beside_baseline, max_block_s):
+    def measure(self, number, beside_baseline, max_block_s, within_s):
         self.calls.append((number, beside_baseline))
         self.now += self.seconds
         self.block_s = max_block_s
+        assert within_s == self.limit - (self.now - self.seconds)
         slowdown = self.slowdowns[min(number, len(self.slowdowns) - 1)]
         return process_run(self.rng, slowdown, alone=not beside_baseline, noise=self.noise)
 

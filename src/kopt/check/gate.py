@@ -224,7 +224,7 @@ class _Subject:
         shapes |= {name: array.shape for name, array in program.values.items()}
         feeds = {**random_inputs(load(str(self.artifact.model_path)), shapes), **program.values}
 
-        def measure(number: int, beside_baseline: bool, max_block_s: float) -> ProcessRun:
+        def measure(number: int, beside_baseline: bool, max_block_s: float, within_s: float) -> ProcessRun:
             gate.progress(f"measuring {self.artifact.manifest.name} batch {batch}, process {number + 1}")
             return measure_process(
                 self.baseline[0] if beside_baseline and self.baseline is not None else None,
@@ -235,6 +235,7 @@ class _Subject:
                 protocol=gate.protocol,
                 max_block_s=max_block_s,
                 seed=gate.seed,
+                within_s=within_s,
             )
 
         return measure

@@ -16,6 +16,7 @@ from kopt.check.verdict import (
     Comparison,
     Verdict,
     bootstrap_medians,
+    calmness,
     compare,
     judge_limit,
     pair_effect,
@@ -95,8 +96,9 @@ def judge_regression(
     if found.verdict is not Verdict.FAIL:
         return finding
     again, _ = _compare(confirmation, max_regression, seed, protocol, CONFIRMING) if confirmation else (None, 0)
-    if again is not None and again.verdict is Verdict.FAIL:
-        together, _ = _compare([*first, *confirmation], max_regression, seed, protocol)
+    together, _ = _compare([*first, *confirmation], max_regression, seed, protocol)
+    # A slowdown near the limit may look just within it the second time: it is confirmed unless all pairs together are within it.
+    if again is not None and again.slower and not (together and together.verdict is Verdict.PASS):
         looks = _looks(first, protocol) + _looks(confirmation, protocol) - 1
         p_value = min(1.0, looks * (together or found).p_value)
         if p_value <= 1 - CONFIDENCE:
@@ -115,9 +117,9 @@ def first_sight(first: Sequence[ProcessRun], max_regression: float, *, seed: int
 
 
 def is_refuted(confirmation: Sequence[ProcessRun], max_regression: float, *, seed: int, protocol: PairProtocol) -> bool:
-    """Whether fresh processes show by themselves that the artifact is within the limit."""
+    """Whether fresh processes show by themselves that the artifact is within the limit, and nothing of a slowdown."""
     again, _ = _compare(confirmation, max_regression, seed, protocol)
-    return again is not None and again.verdict is Verdict.PASS
+    return again is not None and again.verdict is Verdict.PASS and not again.slower
 
 
 def no_steady_state(runs: Sequence[ProcessRun], *, beside_baseline: bool) -> str:
@@ -151,8 +153,10 @@ def _compare(
     if spoiled > MAX_DISCARDED * _num_pairs(runs) or not any(kept):
         return None, spoiled
     effects = [[pair_effect(pair.baseline_ns, pair.candidate_ns, 0.5) for pair in pairs] for pairs in kept]
+    weights = calmness([[(pair.baseline_ns, pair.candidate_ns) for pair in pairs] for pairs in kept])
     later = 1 - (1 - confidence) / 2  # looking again must not make a false alarm likelier
-    return compare(effects, max_regression=limit, confidence=confidence if len(runs) <= protocol.processes else later, seed=seed), spoiled
+    confidence = confidence if len(runs) <= protocol.processes else later
+    return compare(effects, weights=weights, max_regression=limit, confidence=confidence, seed=seed), spoiled
 
 
 def _looks(runs: Sequence[ProcessRun], protocol: PairProtocol) -> int:

@@ -6,16 +6,25 @@ loaded in processes of their own that stay alive; one waits on a pipe while the 
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Protocol
 
 import numpy as np
 
-from kopt.check.steady import State, state_of
+from kopt.check.steady import State, states_of_sides
 from kopt.runners import Runner
+
+TURNS = 8
+"""Of each side within the shortest warm-up."""
+
+MIN_WARM_UP_CALLS = 3
 
 MAX_STEAL = 0.02
 """A larger share of processor time taken by the hypervisor spoils a pair."""
@@ -87,6 +96,13 @@ class ProcessRun:
     baseline_warm_up: State = State.FLAT
 
 
+class Timed(Protocol):
+    """Something whose calls can be timed, such as a ``Runner``."""
+
+    def block(self, block_s: float, min_calls: int, max_s: float | None = None) -> list[int]:
+        """Nanoseconds of calls made until both limits are met, for at most ``max_s``."""
+
+
 @dataclass(frozen=True, slots=True)
 class MachineCounters:
     """Growing counters of this machine: throttled periods, stolen and total processor time in ticks."""
@@ -133,6 +149,7 @@ def measure_process(
     protocol: PairProtocol,
     max_block_s: float,
     seed: int,
+    within_s: float = math.inf,
     counters: Callable[[], MachineCounters] = read_counters,
 ) -> ProcessRun:
     """Start fresh processes and measure their quads.
@@ -146,29 +163,62 @@ def measure_process(
         protocol: block lengths and counts.
         max_block_s: a bound of one block, at most the protocol's.
         seed: of the coins that order the quads.
+        within_s: after which nothing more is begun: the warm-up is cut short and quads are left out, but for one.
         counters: reads the machine's counters.
 
     Raises:
         KoptError: an artifact cannot be loaded or run.
     """
-    coins = random.Random(f"{seed}/{number}")  # noqa: S311 - the order of blocks is no secret
+    start = time.monotonic()
     baseline_first = baseline is not None and number % 2 == 0
     paths = {1: candidate} if baseline is None else {0: baseline, 1: candidate}
     with ExitStack() as stack:
         loading = sorted(paths, reverse=not baseline_first)
         started = {side: stack.enter_context(Runner("kopt", paths[side], feeds, threads=threads)) for side in loading}
-        warm = {side: warm_up(runner, protocol) for side, runner in started.items()}
-        slowest_s = max(call_s for _, call_s in warm.values())
-        quads = quads_within(protocol, max_block_s, slowest_s)
-        pairs = [pair for _ in range(quads) for pair in _quad(started, protocol, max_block_s, quad_order(coins.random() < 0.5), counters)]
-        states = {side: state for side, (state, _) in warm.items()}
-        return ProcessRun(
-            tuple(pairs), started[1].started.load_s, started[1].peak_bytes(), baseline_first, states[1], states.get(0, State.FLAT)
+        pairs, states = measure_sides(
+            started,
+            protocol,
+            max_block_s=max_block_s,
+            coins=random.Random(f"{seed}/{number}"),  # noqa: S311 - the order of blocks is no secret
+            left_s=lambda: within_s - (time.monotonic() - start),
+            counters=counters,
         )
+        return ProcessRun(pairs, started[1].started.load_s, started[1].peak_bytes(), baseline_first, states[1], states.get(0, State.FLAT))
+
+
+def measure_sides(
+    sides: Mapping[int, Timed],
+    protocol: PairProtocol,
+    *,
+    max_block_s: float,
+    coins: random.Random,
+    left_s: Callable[[], float],
+    counters: Callable[[], MachineCounters],
+) -> tuple[tuple[Pair, ...], dict[int, State]]:
+    """Warm up what is loaded and measure its quads; the pairs, and what each side did before them.
+
+    Args:
+        sides: the baseline as 0, when there is one, and the candidate as 1.
+        protocol: block lengths and counts.
+        max_block_s: a bound of one block.
+        coins: order the quads.
+        left_s: how much time is left; without any, the warm-up ends and one quad is measured.
+        counters: reads the machine's counters.
+    """
+    states, call_s = warm_up(sides, protocol, left_s)
+    pairs: list[Pair] = []
+    longest_s = 0.0
+    for number in range(quads_within(protocol, max_block_s, call_s)):
+        before = left_s()
+        if number and before < longest_s:
+            break
+        pairs += _quad(sides, protocol, max_block_s, quad_order(coins.random() < 0.5), counters)
+        longest_s = max(longest_s, before - left_s())
+    return tuple(pairs), states
 
 
 def _quad(
-    started: Mapping[int, Runner],
+    started: Mapping[int, Timed],
     protocol: PairProtocol,
     max_block_s: float,
     order: tuple[int, int, int, int],
@@ -190,9 +240,28 @@ def quads_within(protocol: PairProtocol, max_block_s: float, call_s: float) -> i
     return max(2, min(protocol.quads, int(protocol.quads * max_block_s / max(call_s, 1e-9))))
 
 
-def warm_up(runner: Runner, protocol: PairProtocol) -> tuple[State, float]:
-    """Run a side until it holds its level, or time is up; what it did meanwhile, and the seconds of its last calls."""
-    samples = runner.block(protocol.warmup_s, 3)
-    while (state := state_of(samples)) is State.UNSTEADY and sum(samples) < protocol.max_warmup_s * 1e9:
-        samples += runner.block(protocol.warmup_s, 3)
-    return state, float(np.median(samples[-(len(samples) // 2 + 1) :])) / 1e9
+def warm_up(sides: Mapping[int, Timed], protocol: PairProtocol, left_s: Callable[[], float]) -> tuple[dict[int, State], float]:
+    """Run the sides in turn until they hold their levels, or time is up; what they did, and the seconds of the slowest's last calls.
+
+    They take turns because they will when they are measured, and because a machine that changes meanwhile changes for all of them.
+    """
+    samples: dict[int, list[int]] = {side: [] for side in sides}
+    stretches: dict[int, list[float]] = {side: [] for side in sides}
+    order, until_s = tuple(sides), protocol.warmup_s
+    while True:
+        while any(sum(own) < until_s * 1e9 or len(own) < MIN_WARM_UP_CALLS for own in samples.values()):
+            for side in order:
+                calls = sides[side].block(protocol.warmup_s / TURNS, 1)
+                samples[side] += calls
+                stretches[side].append(median(calls))
+            order = order[::-1]
+        states = states_of_sides(samples, stretches)
+        until_s += protocol.warmup_s
+        if State.UNSTEADY not in states.values() or until_s > protocol.max_warmup_s or left_s() < _rest_s(protocol, sides):
+            last = [float(np.median(own[-(len(own) // 2 + 1) :])) for own in samples.values()]
+            return states, max(last) / 1e9
+
+
+def _rest_s(protocol: PairProtocol, sides: Mapping[int, Timed]) -> float:
+    """Time that one more stretch of warm-up and the usual blocks take."""
+    return len(sides) * protocol.warmup_s + 4 * protocol.quads * protocol.block_s

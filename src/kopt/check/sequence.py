@@ -10,8 +10,8 @@ from kopt.check.judge import MIN_PROCESSES, first_sight, is_refuted, judge_regre
 from kopt.check.measure_pairs import PairProtocol, ProcessRun
 from kopt.check.verdict import Verdict
 
-Measure: TypeAlias = Callable[[int, bool, float], ProcessRun]
-"""Number of the run, whether the baseline runs beside the candidate, and the longest block in seconds -> what was measured."""
+Measure: TypeAlias = Callable[[int, bool, float, float], ProcessRun]
+"""Number of the run, whether the baseline runs beside the candidate, seconds of the longest block, seconds left -> what was measured."""
 
 MAX_LOOKS = 3
 """80, 160 and 320 pairs by default."""
@@ -75,7 +75,7 @@ class MeasuringTime:
 
     def _run(self, *, beside_baseline: bool) -> ProcessRun:
         start = self._clock()
-        run = self._measure(self._count, beside_baseline, self._max_block_s)
+        run = self._measure(self._count, beside_baseline, self._max_block_s, self._deadline - start)
         self._count += 1
         self._slowest_s = max(self._slowest_s, self._clock() - start)
         return run

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from statistics import median
 
@@ -41,7 +41,25 @@ def state_of(samples_ns: Sequence[int]) -> State:
 
     UNSTEADY: the level still changed in the later half. WARM_UP and SLOW_DOWN: it settled faster or slower than it began.
     """
-    levels = _windows(samples_ns, _WINDOWS)
+    return _state_of_levels(_windows(samples_ns, _WINDOWS))
+
+
+def states_of_sides(samples_ns: Mapping[int, Sequence[int]], stretches: Mapping[int, Sequence[float]]) -> dict[int, State]:
+    """The states of sides that took turns: what the machine does hits all of them, so a change counts if it is one of a side alone.
+
+    Args:
+        samples_ns: calls by side, in the order they ran.
+        stretches: medians of the stretches between turns by side, equally many.
+    """
+    states = {side: state_of(samples) for side, samples in samples_ns.items()}
+    if len(states) == 2 and State.UNSTEADY in states.values():
+        one, other = (np.log(np.asarray(levels, float)) for levels in stretches.values())
+        if one.size >= _MIN_WINDOWS and (together := _state_of_levels(one - other)) is not State.UNSTEADY:
+            return {side: together if state is State.UNSTEADY else state for side, state in states.items()}
+    return states
+
+
+def _state_of_levels(levels: np.ndarray) -> State:
     if levels.size < _MIN_WINDOWS:
         return State.FLAT
     cuts = (0, *_material_cuts(levels), levels.size)

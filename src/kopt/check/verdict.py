@@ -29,6 +29,12 @@ CONFIDENCE = 0.99
 BOOTSTRAP_DRAWS = 2000
 MAX_P99_SAMPLES = 5000
 
+MIN_CALLS_FOR_SPREAD = 5
+"""Quartiles of fewer calls say nothing."""
+
+LEAST_SPREAD = 1e-3
+"""Unevenness taken for granted, so that calls that differ by the clock's own steps are not weighed against each other."""
+
 Effects: TypeAlias = Sequence[Sequence[float]]  # log ratios, one list per process
 
 
@@ -55,6 +61,7 @@ class Comparison:
         effect, lower, upper: relative change of the candidate (0.05 is 5 % slower) and its one-sided bounds.
         num_pairs, num_processes: evidence behind it.
         verdict: FAIL means slower beyond doubt; PASS means shown to be within the limit.
+        slower: whether the evidence clears the bars of a failure, even if the upper bound lies within the limit.
         p_value: how probable such an estimate is if the truth lay at the bar that a failure has to clear.
         pairs_needed: pairs that would settle an inconclusive comparison at this noise, 0 otherwise.
     """
@@ -66,6 +73,7 @@ class Comparison:
     num_pairs: int
     num_processes: int
     verdict: Verdict
+    slower: bool
     p_value: float
     pairs_needed: int = 0
 
@@ -98,26 +106,59 @@ def pair_effect(baseline: Sequence[float], candidate: Sequence[float], quantile:
     return math.log(float(np.quantile(candidate, quantile)) / float(np.quantile(baseline, quantile)))
 
 
-def bootstrap_medians(effects: Effects, seed: int, draws: int = BOOTSTRAP_DRAWS) -> np.ndarray:
+def spread(block: Sequence[float]) -> float:
+    """How uneven the calls of a block are: the logarithm of the ratio of its quartiles; NaN for too few calls to tell."""
+    if len(block) < MIN_CALLS_FOR_SPREAD:
+        return math.nan
+    ordered = sorted(block)
+    low, high = len(ordered) // 4, -(len(ordered) // 4) - 1
+    return math.log(ordered[high] / ordered[low])
+
+
+def calmness(pairs: Sequence[Sequence[tuple[Sequence[float], Sequence[float]]]]) -> list[list[float]]:
+    """Weights of pairs (baseline's calls, candidate's calls), one list per process: 1/4 for a usually even pair, at most 1.
+
+    A pair counts less when the calls of *both* halves are uneven: that is the machine's doing, and what an artifact does by itself
+    must not take weight from it. A weight follows from neither half's level, so it favours no verdict.
+    """
+    uneven = [[min(spread(baseline), spread(candidate)) for baseline, candidate in process] for process in pairs]
+    known = [one for process in uneven for one in process if not math.isnan(one)]
+    usual = max(median(known), LEAST_SPREAD) if known else LEAST_SPREAD
+    return [[0.25 if math.isnan(one) else (usual / (usual + one)) ** 2 for one in process] for process in uneven]
+
+
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Medians of ascending values f64 (n,) under each row of weights f64 (rows, n), as f64 (rows,).
+
+    Where exactly half of the weight lies on either side, the mean of the two values there.
+    """
+    reached = np.cumsum(weights, axis=1)
+    half = reached[:, -1:] / 2
+    slack = 1e-9 * half
+    return np.asarray(values[(reached < half - slack).sum(axis=1)] + values[(reached <= half + slack).sum(axis=1)]) / 2
+
+
+def bootstrap_medians(effects: Effects, seed: int, draws: int = BOOTSTRAP_DRAWS, weights: Effects | None = None) -> np.ndarray:
     """Medians of resampled effects, f64 (draws,): processes are drawn first, then pairs within each.
 
     Two levels, because a process keeps its memory layout: its pairs are alike in ways that other processes' are not.
     """
     rng = np.random.default_rng(seed)
     groups = [np.asarray(group, float) for group in effects if len(group)]
-    width = max(len(group) for group in groups)
-    table = np.full((len(groups), width), np.nan)
-    for row, group in enumerate(groups):
-        table[row, : len(group)] = group
+    flat = np.concatenate(groups)
+    order = np.argsort(flat, kind="stable")
+    place = np.empty(flat.size, np.intp)
+    place[order] = np.arange(flat.size)
     lengths = np.array([len(group) for group in groups])
+    starts = np.cumsum(lengths) - lengths
     rows = rng.integers(len(groups), size=(draws, len(groups)))
-    columns = (rng.random((draws, len(groups), width)) * lengths[rows][:, :, None]).astype(int)
-    drawn = table[rows[:, :, None], columns]
-    if (lengths == width).all():  # much faster than what knows of missing values
-        return np.asarray(np.median(drawn.reshape(draws, -1), axis=1))
-    drawn[np.arange(width)[None, None, :] >= lengths[rows][:, :, None]] = np.nan
-    medians: np.ndarray = np.nanmedian(drawn.reshape(draws, -1), axis=1)
-    return medians
+    width = int(lengths.max())
+    drawn = starts[rows][:, :, None] + (rng.random((draws, len(groups), width)) * lengths[rows][:, :, None]).astype(np.intp)
+    kept = np.arange(width)[None, None, :] < lengths[rows][:, :, None]
+    cells = place[drawn] + flat.size * np.arange(draws)[:, None, None]
+    counts = np.bincount(cells[kept], minlength=draws * flat.size).reshape(draws, flat.size)
+    given = np.ones(flat.size) if weights is None else np.concatenate([np.asarray(group, float) for group in weights if len(group)])
+    return weighted_median(flat[order], counts * given[order])
 
 
 def tail_of_t(distance: float, error: float, degrees: int) -> float:
@@ -148,7 +189,13 @@ def reach(confidence: float, num_processes: int) -> float:
 
 
 def compare(
-    effects: Effects, *, quantile: float = 0.5, max_regression: float = 0.05, confidence: float = CONFIDENCE, seed: int = 0
+    effects: Effects,
+    *,
+    weights: Effects | None = None,
+    quantile: float = 0.5,
+    max_regression: float = 0.05,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
 ) -> Comparison:
     """Judge log ratios of pairs.
 
@@ -158,6 +205,7 @@ def compare(
 
     Args:
         effects: one list of ``pair_effect`` values per process.
+        weights: of the effects, in the same order (``calmness``); equal ones by default.
         quantile: the quantile the effects are of, for the record.
         max_regression: the slowdown still allowed, 0.05 for 5 %.
         confidence: of each one-sided bound.
@@ -169,9 +217,11 @@ def compare(
     flat = np.array([effect for group in effects for effect in group], float)
     if not flat.size:
         raise ValueError("no pairs to compare")
-    medians = bootstrap_medians(effects, seed)
+    medians = bootstrap_medians(effects, seed, weights=weights)
     lower, upper = (float(bound) for bound in np.quantile(medians, [1 - confidence, confidence]))
-    estimate = float(np.median(flat))
+    order = np.argsort(flat, kind="stable")
+    given = np.ones(flat.size) if weights is None else np.array([weight for group in weights for weight in group], float)
+    estimate = float(weighted_median(flat[order], given[None, order])[0])
     num_processes = sum(map(bool, effects))
     # A pass has no second look that could correct it, a failure has: so only the upper bound is widened.
     upper = max(upper, estimate + reach(confidence, num_processes) * float(medians.std()))
@@ -179,12 +229,8 @@ def compare(
     # The bars lie a noise's width below the limit, so that a slowdown of exactly the limit is found and not shrugged off.
     bar = max(math.log1p(NOISE_FLOOR), limit - _BAR_BELOW_LIMIT)
     least = max(math.log1p(MIN_EFFECT), limit - _ESTIMATE_BELOW_LIMIT)
-    if upper < limit:
-        verdict = Verdict.PASS
-    elif lower > bar and estimate >= least:
-        verdict = Verdict.FAIL
-    else:
-        verdict = Verdict.INCONCLUSIVE
+    slower = lower > bar and estimate >= least
+    verdict = Verdict.PASS if upper < limit else Verdict.FAIL if slower else Verdict.INCONCLUSIVE
     needed = _pairs_needed(flat.size, estimate, lower, upper, limit) if verdict is Verdict.INCONCLUSIVE else 0
     return Comparison(
         quantile,
@@ -194,6 +240,7 @@ def compare(
         int(flat.size),
         num_processes,
         verdict,
+        slower,
         tail_of_t(estimate - bar, float(medians.std()), num_processes - 1),
         needed,
     )
