@@ -42,9 +42,9 @@ CONVOLUTIONS = {
 CASES = {**PRODUCTS, **CONVOLUTIONS}
 
 
-@pytest.fixture(scope="module")
-def results():
-    """Every case in one graph, compiled once."""
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "kernels"])
+def results(request):
+    """Every case in one graph, compiled once: in plain XLA, and with kernels where this processor has the instructions."""
     rng, b, inputs, arrays, outputs = np.random.default_rng(5), Builder(), [], [], []
     given = {name: drawn(case, rng) for name, case in CASES.items()}
     for name, case in CASES.items():
@@ -53,7 +53,8 @@ def results():
         inputs += more
         arrays += values
     backend = XlaBackend()
-    executable = backend.compile(backend.lower(b.graph("integers", inputs, outputs), Target.parse("cpu")))
+    lowered = backend.lower(b.graph("integers", inputs, outputs), Target.parse("cpu"), {"kernels": request.param})
+    executable = backend.compile(lowered)
     return given, dict(zip(CASES, executable(arrays), strict=True))
 
 

@@ -22,6 +22,9 @@ from kopt.targets.kernels.conv import Conv, Depthwise
 from kopt.targets.kernels.conv_nest import emit_conv
 from kopt.targets.kernels.depthwise_nest import emit_depthwise
 from kopt.targets.kernels.kernel import Kernel
+from kopt.targets.kernels.narrow import Bf16Product, Int8Product
+from kopt.targets.kernels.narrow_conv import Bf16Conv, Int8Conv
+from kopt.targets.kernels.narrow_nest import emit_narrow_conv, emit_narrow_product
 from kopt.targets.kernels.product import Product
 from kopt.targets.kernels.product_nest import emit_product
 from kopt.targets.kernels.winograd import Winograd
@@ -36,6 +39,10 @@ _NESTS: dict[str, tuple[type, Callable[..., Any]]] = {
     "Depthwise": (Depthwise, emit_depthwise),
     "Winograd": (Winograd, emit_winograd),
     "Attention": (Attention, emit_attention),
+    "Int8Product": (Int8Product, emit_narrow_product),
+    "Bf16Product": (Bf16Product, emit_narrow_product),
+    "Int8Conv": (Int8Conv, emit_narrow_conv),
+    "Bf16Conv": (Bf16Conv, emit_narrow_conv),
 }
 
 
@@ -64,7 +71,7 @@ def compile_library(request: Mapping[str, Any], library: Path) -> None:
         described, emit = _NESTS[kind]
         kernels[name] = _revived(described, fields)
         functions[_body(name)] = emit(kernels[name], _body(name), request["lanes"])
-    llvm = tvm.target.Target({"kind": "llvm", **({"mcpu": request["cpu"]} if request["cpu"] else {})})
+    llvm = tvm.target.Target({"kind": "llvm", **({"mcpu": request["cpu"]} if request["cpu"] else {}), "mattr": request["features"]})
     objects = library.with_suffix(".o")
     with llvm:
         module = _lowered(tvm.IRModule(functions), llvm)

@@ -18,13 +18,12 @@ from typing import Any
 import jax
 import jax.ffi
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
 from kopt.errors import ToolchainError
 from kopt.hardware import Target
-from kopt.targets.kernels.kernel import Kernel, symbol
+from kopt.targets.kernels.kernel import Kernel, result_dtype, symbol
 from kopt.targets.kernels.schedule import Schedules, scheduled
 
 Meaning = Callable[..., Any]
@@ -70,7 +69,7 @@ class KernelCalls:
 
         Args:
             kernel: a hashable description.
-            operands: f32 arrays of ``kernel.operands`` shapes.
+            operands: arrays of ``kernel.operands`` shapes, f32 unless the kernel says otherwise.
             meaning: the same in JAX, a module-level function of (kernel, *operands).
         """
         name = symbol(kernel, self.target)
@@ -90,13 +89,13 @@ def _evaluate(*operands: Any, kernel: Kernel, name: str, meaning: Meaning) -> An
 
 def _shape(*operands: Any, kernel: Kernel, name: str, meaning: Meaning) -> Any:
     del operands, name, meaning
-    return jax.core.ShapedArray(kernel.result, np.dtype(np.float32))
+    return jax.core.ShapedArray(kernel.result, result_dtype(kernel))
 
 
 def _lowered(*operands: Any, kernel: Kernel, name: str, meaning: Meaning) -> Any:
     if _portable.get():
         return meaning(kernel, *operands)
-    return jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(kernel.result, np.float32))(*operands)
+    return jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(kernel.result, result_dtype(kernel)))(*operands)
 
 
 kernel_call.def_impl(_evaluate)

@@ -129,12 +129,19 @@ class Vectors:
 
 
 @contextmanager
-def function(name: str, operands: Sequence[tuple[int, ...]], result: tuple[int, ...]) -> Iterator[tuple[list[Buffer], Buffer, Expression]]:
-    """The frame of a kernel, for use inside an ``IRBuilder``: its operands, its result, and the task it is to do."""
+def function(
+    name: str, operands: Sequence[tuple[int, ...]], result: tuple[int, ...], types: Sequence[str] = ()
+) -> Iterator[tuple[list[Buffer], Buffer, Expression]]:
+    """The frame of a kernel, for use inside an ``IRBuilder``: its operands, its result, and the task it is to do.
+
+    ``types`` are the elements of the operands and of the result; f32 where it is empty.
+    """
+    shapes = (*operands, result)
+    kinds = types or ("float32",) * len(shapes)
     with build.prim_func(s_tir=True):
         build.func_name(name)
         build.func_attr({"tirx.noalias": True, "global_symbol": name})
-        pointers = [build.arg(f"p{position}", build.handle("float32")) for position in range(len(operands) + 1)]
+        pointers = [build.arg(f"p{position}", build.handle(kind)) for position, kind in enumerate(kinds)]
         task = build.arg("task", build.int32())
-        buffers = [build.decl_buffer(shape, "float32", data=pointer) for shape, pointer in zip((*operands, result), pointers, strict=True)]
+        buffers = [build.decl_buffer(shape, kind, data=pointer) for shape, kind, pointer in zip(shapes, kinds, pointers, strict=True)]
         yield buffers[:-1], buffers[-1], task

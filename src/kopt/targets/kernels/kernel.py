@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
 
 from kopt.hardware import Target
 
@@ -40,7 +43,7 @@ class Epilogue:
 
 
 class Kernel(Protocol):
-    """One compiled function of f32 arrays with one result; a frozen dataclass of whatever its code depends on."""
+    """One compiled function of arrays with one result, f32 unless it says otherwise; a frozen dataclass of whatever its code depends on."""
 
     @property
     def operands(self) -> tuple[tuple[int, ...], ...]:
@@ -61,6 +64,13 @@ class Kernel(Protocol):
     def num_tasks(self) -> int:
         """Pieces that may run at the same time."""
         ...
+
+
+def result_dtype(kernel: Kernel) -> np.dtype[Any]:
+    """Element type of a kernel's result: f32 where it says nothing else in ``result_type``."""
+    named: dict[str, Any] = {"f32": np.float32, "u8": np.uint8, "i8": np.int8, "bf16": ml_dtypes.bfloat16}
+    found: np.dtype[Any] = np.dtype(named[getattr(kernel, "result_type", "f32")])
+    return found
 
 
 def lanes(target: Target) -> int:

@@ -26,6 +26,9 @@ _BUILD_SECONDS = 600
 _CPUS = (("avx512_bf16", "znver4"), ("avx512f", "x86-64-v4"), ("avx2", "x86-64-v3"))
 """LLVM's name of the oldest processor with a feature; of those with AVX-512 the first one does not avoid its full width."""
 
+_FEATURES = (("avx512_vnni", "+avx512vnni"), ("avx512_bf16", "+avx512bf16"))
+"""LLVM's names of instructions that kernels on narrow numbers use, whatever the processor is called."""
+
 
 @lru_cache(maxsize=1)
 def linker() -> str | None:
@@ -47,6 +50,7 @@ def request_of(kernels: Mapping[str, Kernel], target: Target) -> dict[str, Any]:
         "kernels": [[name, type(kernel).__name__, asdict(kernel)] for name, kernel in kernels.items()],  # type: ignore[call-overload]
         "lanes": lanes(target),
         "cpu": next((name for feature, name in _CPUS if feature in target.required_features), ""),
+        "features": [llvm for feature, llvm in _FEATURES if feature in target.required_features],
         "linker": linker(),
     }
 

@@ -15,17 +15,18 @@ Loader = Callable[..., Expression]
 
 
 class RegisterTile:
-    """``rows`` x ``columns`` f32 accumulators, meant to stay in registers; every loop over them is written out.
+    """``rows`` x ``columns`` accumulators, meant to stay in registers; every loop over them is written out.
 
     Args:
         vectors: the register width; ``columns`` is a multiple of it.
+        kind: element type of the accumulators.
     """
 
-    def __init__(self, vectors: Vectors, rows: int, columns: int) -> None:
+    def __init__(self, vectors: Vectors, rows: int, columns: int, kind: str = "float32") -> None:
         self.vectors = vectors
         self.rows = rows
         self.columns = columns
-        self._sums = build.alloc_buffer((rows * columns,), "float32", scope="local")
+        self._sums = build.alloc_buffer((rows * columns,), kind, scope="local")
 
     def places(self) -> Iterator[tuple[int, int]]:
         """(row, first column) of every vector."""

@@ -13,6 +13,7 @@ from jax import lax
 from kopt.ir.graph import KOPT
 from kopt.ir.int8_types import INT8_INPUTS
 from kopt.targets.lowering.conv import Window, activate, conv_nhwc, direct
+from kopt.targets.lowering.narrow_calls import integer_convolved, integer_multiplied
 from kopt.targets.lowering.quant import to_integer
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 
@@ -50,6 +51,14 @@ class Operands:
         w_scale = self.w_scale.reshape(()) if self.w_scale.size == 1 else self.w_scale
         return scalar(self.x_scale, np.float32) * w_scale
 
+    def scales(self) -> Any:
+        """What follows the sums, as kernels take it."""
+        from kopt.targets.kernels.narrow_call import IntegerScales
+
+        y, added = (None if one is None else scalar(one, np.float32) for one in (self.y_scale, self.residual_scale))
+        y_zero, residual_zero = (scalar(one, np.int32) for one in (self.y_zero_point, self.residual_zero_point))
+        return IntegerScales(self.zero, self.factor, self.bias, y, y_zero, added, residual_zero)
+
     @property
     def added(self) -> Array | None:
         """The residual in f32."""
@@ -86,6 +95,9 @@ def finished(ctx: LoweringContext, given: Operands, total: Array) -> Array:
 def int8_product(ctx: LoweringContext, *inputs: Array | None) -> Array:
     """activation(x @ w * scale + bias + residual).  x: u8 or i8 (..., K), w: i8 (K, N)."""
     given = Operands.of(inputs)
+    fast = integer_multiplied(ctx, given, given.x, given.w)
+    if fast is not None:
+        return fast
     x, zero = shifted(given.x, given.zero)
     rows = x.reshape(prod(x.shape[:-1]), x.shape[-1])
     total = jnp.matmul(rows, given.w, preferred_element_type=np.int32)
@@ -98,7 +110,9 @@ def int8_conv_nhwc(ctx: LoweringContext, *inputs: Array | None) -> Array:
     """activation(conv(x, w) * scale + bias + residual).  x: u8 or i8 (N, *spatial, C), w: i8 (M, C / group, *kernel)."""
     given = Operands.of(inputs)
     window = Window.of(ctx, given.x.shape[1:-1], given.w.shape[2:])
-    return finished(ctx, given, convolution(given.x, given.w, given.zero, window, int(ctx.attr("group", 1))))
+    group = int(ctx.attr("group", 1))
+    fast = integer_convolved(ctx, given, window, group)
+    return finished(ctx, given, convolution(given.x, given.w, given.zero, window, group)) if fast is None else fast
 
 
 def convolution(x: Array, w: Array, zero: Array, window: Window, group: int) -> Array:
