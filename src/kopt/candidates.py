@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,15 @@ CONVOLUTIONS = ("auto", "winograd2", "winograd4", "direct", "im2col")
 """Forms of 3x3 convolutions with stride 1."""
 
 
-def program_space(graph: Graph, target: Target, *, precisions: Sequence[str], threads: Sequence[int], kernels: bool = True) -> SearchSpace:
+def program_space(
+    graph: Graph,
+    target: Target,
+    *,
+    precisions: Sequence[str],
+    threads: Sequence[int],
+    kernels: bool = True,
+    schedules: Mapping[str, Any] | None = None,
+) -> SearchSpace:
     """The programs worth trying for a graph; its default is what is compiled without a search.
 
     Args:
@@ -48,6 +57,7 @@ def program_space(graph: Graph, target: Target, *, precisions: Sequence[str], th
         precisions: allowed ones, the preferred first.
         threads: allowed counts, the preferred first.
         kernels: whether kopt's own kernels may be used.
+        schedules: of kernels, as a search found them; programs with and without them are candidates.
     """
     ops = {node.op for _, node in graph.walk()}
     spatial = any(op.startswith("Conv") for op in ops)
@@ -58,8 +68,13 @@ def program_space(graph: Graph, target: Target, *, precisions: Sequence[str], th
         knobs.append(Knob("xla", tuple(XLA_OPTIONS)))
         if any(_is_plain_three_by_three(graph, node) for node in graph.nodes):
             knobs.append(Knob("conv3x3", CONVOLUTIONS))
+    if schedules and "xla-kernels" in programs:
+        knobs.append(Knob("schedules", ("default", schedules_name(schedules))))
     names = {knob.name for knob in knobs}
     alike = [
+        Constraint(
+            ("program", "schedules"), lambda program, chosen: program == "xla-kernels" or chosen == "default", "schedules are of kernels"
+        ),
         Constraint(
             ("program", "precision"), lambda program, precision: program != "xla-kernels" or precision == "fp32", "kernels take f32"
         ),
@@ -68,6 +83,11 @@ def program_space(graph: Graph, target: Target, *, precisions: Sequence[str], th
         ),
     ]
     return SearchSpace(tuple(knobs), tuple(one for one in alike if names.issuperset(one.knobs)))
+
+
+def schedules_name(schedules: Mapping[str, Any]) -> str:
+    """A short name for what a search of kernels found: equal for equal schedules."""
+    return f"found-{hashlib.sha256(json.dumps(dict(schedules), sort_keys=True).encode()).hexdigest()[:12]}"
 
 
 def _kernels_available() -> bool:
@@ -84,8 +104,14 @@ def _is_plain_three_by_three(graph: Graph, node: Any) -> bool:
     return plain and tuple(node.inputs[1].tensor.shape or ())[2:] == (3, 3)
 
 
-def recipe_of(config: Config, target: Target) -> Recipe:
-    """How a config's program is made; its thread count is for the process that runs it."""
+def recipe_of(config: Config, target: Target, schedules: Mapping[str, Any] | None = None) -> Recipe:
+    """How a config's program is made; its thread count is for the process that runs it.
+
+    Args:
+        config: a point of ``program_space``.
+        target: what for.
+        schedules: what the knob "schedules" stands for.
+    """
     precision = str(config.get("precision", "fp32"))
     name = str(config.get("program", "xla"))
     options: dict[str, Any] = {}
@@ -95,6 +121,8 @@ def recipe_of(config: Config, target: Target) -> Recipe:
         options["conv3x3"] = str(config["conv3x3"])
     if name == "xla-kernels" and precision == "fp32":
         options["kernels"] = True
+        if config.get("schedules", "default") != "default":
+            options["schedules"] = dict(schedules or {})
     if precision == "fp32":
         return Recipe.of_preset(name, options=options)
     *passes, last = preset("xla" if name == "xla-kernels" else name)
@@ -108,10 +136,18 @@ def narrow(precision: str, target: Target) -> Precision:
     return Precision({"bf16": "bf16", "fp16": "f16"}[precision], min_rows=0)
 
 
-def payload(model: str, config: Config, target: Target, buckets: Sequence[Bucket]) -> dict[str, Any]:
+def payload(
+    model: str, config: Config, target: Target, buckets: Sequence[Bucket], schedules: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What ``build`` takes: the graph's file, the recipe, and the shapes of every batch."""
     shapes = [{name: list(shape) for name, shape in bucket.shapes.items()} for bucket in buckets]
-    return {"model": model, "recipe": recipe_of(config, target).to_json(), "shapes": shapes, "target": str(target), "isa": target.isa}
+    return {
+        "model": model,
+        "recipe": recipe_of(config, target, schedules).to_json(),
+        "shapes": shapes,
+        "target": str(target),
+        "isa": target.isa,
+    }
 
 
 def build(payload: Mapping[str, Any]) -> Candidate:

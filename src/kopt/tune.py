@@ -25,11 +25,12 @@ from kopt.autotune.race import BatchPoint, RaceSettings, batch_curve, chosen_bat
 from kopt.autotune.record import Surroundings, TrialRecord
 from kopt.autotune.search import Search, SearchSettings
 from kopt.buckets import Bucket, random_inputs
-from kopt.candidates import TOLERANCES, comparable, payload, program_space, thread_choices
+from kopt.candidates import TOLERANCES, comparable, payload, program_space, recipe_of, schedules_name, thread_choices
 from kopt.errors import ToolchainError, UsageError
 from kopt.hardware import Target, available_cores
 from kopt.ir.fingerprint import structure_fingerprint
 from kopt.ir.graph import Graph
+from kopt.kernel_search import KernelTuning, kernel_uses
 from kopt.references import reference_outputs
 from kopt.runners import child_environment
 from kopt.space import Choice, Config, Workload, config_key
@@ -41,6 +42,8 @@ AUTO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _MODULE, _ENTRY = "kopt.candidates", "kopt.candidates:build"
 _SEARCH_SHARE, _SEARCH_SHARE_BEFORE_CURVE = 0.75, 0.5
 """Of the budget; the rest is for the race and the batch curve."""
+_KERNEL_SHARE = 0.6
+"""Of the budget, for the tilings of kernels; what they leave is for programs."""
 _FINALISTS = 3
 _TRIAL_BLOCK_S, _RACE_BLOCK_S = 0.5, 0.25
 _MEMORY_SHARE = 0.8
@@ -83,11 +86,13 @@ class Tuned:
         config: the fastest program.
         batches: worth compiling for, where they were to be chosen; else ().
         report: the report's section "search".
+        schedules: of kernels, which the config's knob "schedules" stands for.
     """
 
     config: Config
     batches: tuple[int, ...]
     report: dict[str, Any]
+    schedules: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tune_program(
@@ -138,19 +143,14 @@ class _ProgramSearch:
     alive: dict[str, TrialPool] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     best_us: float | None = None
+    schedules: Mapping[str, Any] = field(default_factory=dict)
+    kernels_report: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from kopt.targets.base import backend
 
         cores = available_cores()
-        counts = (self.threads,) if self.threads is not None else thread_choices(cores)
-        self.space = program_space(
-            self.graph,
-            self.target,
-            precisions=self.tuning.precisions,
-            threads=counts,
-            kernels=self.tuning.kernels,
-        )
+        self.counts = (self.threads,) if self.threads is not None else thread_choices(cores)
         shapes = [{name: list(shape) for name, shape in bucket.shapes.items()} for bucket in self.buckets]
         self.workload = Workload("model", attrs={"graph": structure_fingerprint(self.graph), "name": self.graph.name, "shapes": shapes})
         self.surroundings = Surroundings(self.target.fingerprint, {"xla": backend("xla").version(), "cores": str(cores)})
@@ -160,6 +160,35 @@ class _ProgramSearch:
         self.run_name, spent_s = self._run_name()
         self.started = time.monotonic() - spent_s
         self.model = str(self.folder / "model.onnx")
+        self.kernels = self._kernel_tuning()
+        if self.kernels is not None:
+            self.schedules = self.kernels.known().schedules
+        self._open_search()
+
+    def _kernel_tuning(self) -> KernelTuning | None:
+        """The search of the kernels that programs call; None where they call none."""
+        space = program_space(self.graph, self.target, precisions=self.tuning.precisions, threads=self.counts, kernels=self.tuning.kernels)
+        default = space.default()
+        recipe = recipe_of(default, self.target)
+        uses = kernel_uses(self.graph, self.buckets, recipe, self.target) if recipe.options.get("kernels") else []
+        if not uses:
+            return None
+        threads = int(default["threads"])
+        surroundings = Surroundings(self.target.fingerprint, {**self.surroundings.versions, "threads": str(threads)})
+        return KernelTuning(
+            uses, self.target, surroundings, self.database, self.folder, self.run_name, threads, self.tuning.seed, self.progress
+        )
+
+    def _open_search(self) -> None:
+        """A search of the programs there are with the schedules known now."""
+        self.space = program_space(
+            self.graph,
+            self.target,
+            precisions=self.tuning.precisions,
+            threads=self.counts,
+            kernels=self.tuning.kernels,
+            schedules=self.schedules,
+        )
         settings = SearchSettings(
             self.tuning.seed, num_first=4, batch=4, near_share=0.5, doubt_share=0.25, random_share=0.25, give_up=2.0, patience=4
         )
@@ -167,10 +196,22 @@ class _ProgramSearch:
             self.space,
             settings,
             name=self.workload.digest,
-            hints=self.database.hints(self.workload, self.surroundings, IMPLEMENTATION),
+            hints=[*self._with_schedules(), *self.database.hints(self.workload, self.surroundings, IMPLEMENTATION)],
             known=[(record.config, record.outcome) for record in self.known],
         )
         self.best_us = self.search.best.p50_us if self.search.best else None
+
+    def _with_schedules(self) -> list[Config]:
+        """The default with the schedules that were found is tried right after the default itself."""
+        return [{**self.space.default(), "schedules": schedules_name(self.schedules)}] if self.schedules else []
+
+    def _tune_kernels(self) -> None:
+        """Kernels first: what is found for them is one more program to try."""
+        if self.kernels is None:
+            return
+        found = self.kernels.search(max(0.0, _KERNEL_SHARE * self.tuning.budget_s - self.elapsed_s))
+        self.schedules, self.kernels_report = found.schedules, found.report
+        self._open_search()
 
     def run(self, curve: Sequence[Bucket]) -> Tuned:
         """Search, race, and the batch curve."""
@@ -178,6 +219,7 @@ class _ProgramSearch:
         if settled is None or curve:
             self._write_model()
         if settled is None:
+            self._tune_kernels()
             self._try_all(_SEARCH_SHARE_BEFORE_CURVE if curve else _SEARCH_SHARE)
             config, ratios = self._race()
             self._settle(config)
@@ -185,7 +227,8 @@ class _ProgramSearch:
             config, ratios = settled, []
             self.progress("tuning: the database knows this model")
         points = self._curve(config, curve) if curve else []
-        return Tuned(config, chosen_batches(points, self.tuning.objective), self._report(config, ratios, points, settled is not None))
+        report = self._report(config, ratios, points, settled is not None)
+        return Tuned(config, chosen_batches(points, self.tuning.objective), report, self.schedules)
 
     def close(self) -> None:
         """End all children."""
@@ -304,7 +347,7 @@ class _ProgramSearch:
         if timing is None:
             limit = None if give_up_us is None else int(give_up_us * 1e3)
             timing = Timing(warmup_calls=2, block_s=_TRIAL_BLOCK_S, min_calls=5, max_s=10.0, give_up_ns=limit)
-        content = payload(self.model, config, self.target, buckets)
+        content = payload(self.model, config, self.target, buckets, self.schedules)
         reference = self.folder / "reference.npz" if buckets is self.buckets else None
         return TrialRequest(_ENTRY, content, reference, TOLERANCES[str(config["precision"])], timing)
 
@@ -368,6 +411,7 @@ class _ProgramSearch:
             "trials": self.events,
             "failures": dict(Counter(event["kind"] for event in self.events if event["kind"] not in ("measured", "slow"))),
             "race": ratios,
+            "kernels": dict(self.kernels_report),
             "batches": [
                 {
                     "batch": point.batch,

@@ -76,11 +76,11 @@ def test_noise_is_measured_away() -> None:
     search.step(trials, 128)
     before = len(trials.asked)
     best = search.confirm(trials)
-    assert len(trials.asked) - before == 6
+    assert len(trials.asked) - before == 8  # the three fastest and the default, twice
     assert best.num_measurements == 3
     assert optimum(cost) / cost(best.config) >= 0.9
     search.confirm(trials)
-    assert len(trials.asked) - before <= 12
+    assert len(trials.asked) - before <= 16
 
 
 def test_the_seed_decides_everything() -> None:

@@ -63,7 +63,9 @@ def test_the_budget_goes_where_the_model_spends_its_time(database) -> None:
     whole = [one.model_us for one in told if one.model_us is not None]
     assert whole == sorted(whole, reverse=True)
     assert whole[-1] == pytest.approx(20 * heavy.best.p50_us + light.best.p50_us)
-    assert [one.num_trials for one in told] == list(range(1, len(told) + 1))
+    numbers = [one.num_trials for one in told]
+    assert numbers == sorted(set(numbers))  # those of confirming are counted, and told with the next
+    assert numbers[:100] == list(range(1, 101))
 
 
 def test_failures_are_filed_with_their_kind_and_not_repeated(database) -> None:

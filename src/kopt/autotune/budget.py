@@ -84,15 +84,15 @@ def choose(arms: Sequence[Arm]) -> int | None:
 
     None when all are finished.
 
-    Every workload is started once, the one that is called most often first. Of two searches of one workload the slower can gain
-    only by what it undercuts the faster.
+    Every workload is started once, the one with most to do (calls, times the floor where that is known) first. Of two searches of
+    one workload the slower can gain only by what it undercuts the faster.
     """
     open_arms = [index for index, arm in enumerate(arms) if not arm.is_finished]
     if not open_arms:
         return None
     fresh = [index for index in open_arms if arms[index].rounds == 0]
     if fresh:
-        return max(fresh, key=lambda index: (arms[index].calls, -index))
+        return max(fresh, key=lambda index: (arms[index].calls * (arms[index].floor_us or 1.0), -index))
     best: dict[str, float] = {}
     for arm in arms:
         if arm.best_us is not None:

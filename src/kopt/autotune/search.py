@@ -202,15 +202,21 @@ class Search:
         return next((done for done in range(trials) if self.try_next(measure) is None), trials)
 
     def confirm(self, measure: Measure, is_over: Callable[[], bool] = lambda: False) -> Best | None:
-        """Measure the fastest configs again, in turn, so that the best is not just the luckiest; ends early when ``is_over`` says so."""
+        """Measure the fastest configs again, in turn, so that the best is not just the luckiest; then the default.
+
+        Ends early when ``is_over`` says so.
+        """
         settings = self.settings
-        found = sorted((one for one in self._tried.values() if one.counts), key=lambda one: one.time_us or 0.0)[: settings.num_confirmed]
-        for round_number in range(settings.confirmations if len(found) > 1 else 0):
-            for one in found if round_number % 2 == 0 else reversed(found):
-                if is_over():
-                    return self.best
-                if len(one.times_us) <= settings.confirmations and one.counts:
-                    self.observe(one.config, measure(one.config, give_up_us=None))
+        found = sorted((one for one in self._tried.values() if one.counts), key=lambda one: one.time_us or 0.0)
+        usual = self._tried.get(config_key(self.space.default()))
+        rest = [usual] if usual is not None and usual in found[settings.num_confirmed :] else []
+        found = found[: settings.num_confirmed]
+        rounds = [found if number % 2 == 0 else found[::-1] for number in range(settings.confirmations if len(found) > 1 else 0)]
+        for one in [*(one for order in rounds for one in order), *rest * settings.confirmations]:
+            if is_over():
+                break
+            if len(one.times_us) <= settings.confirmations and one.counts:
+                self.observe(one.config, measure(one.config, give_up_us=None))
         return self.best
 
     def _random(self, start: int) -> random.Random:

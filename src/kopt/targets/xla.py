@@ -170,7 +170,8 @@ class XlaBackend:
             arguments = (*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in weights.values()), *inputs)
             lowered = jax.jit(function, keep_unused=True).trace(*arguments).lower(lowering_platforms=(target.device,))
         module = _Module(arguments, lowered, settings.get("compiler_options", {}), portable, calls.kernels if calls else {})
-        return Lowered(graph, target, "stablehlo", lowered.as_text(), weights, module, dict(calls.count) if calls else {})
+        counted = [(kernel, calls.calls[name]) for name, kernel in calls.kernels.items()] if calls else []
+        return Lowered(graph, target, "stablehlo", lowered.as_text(), weights, module, dict(calls.count) if calls else {}, counted)
 
     def compile(self, lowered: Lowered) -> XlaExecutable:
         """Native code for the target, loaded here.

@@ -62,9 +62,16 @@ def build(payload: Mapping[str, Any]) -> Candidate:
 
     In a model other weights are read between two calls of a kernel. Alone, it would find its own in a cache that they do not fit in
     there, and a tiling that rereads them would seem cheap: so calls go round as many copies as fill what the model reads.
+    The last candidates are kept, for those that are measured again.
     """
+    return _build(json.dumps(payload, sort_keys=True))
+
+
+@lru_cache(maxsize=4)
+def _build(text: str) -> Candidate:
     from kopt.targets.kernels.build import compile_library, revived
 
+    payload = json.loads(text)
     kernel = revived(payload["kind"], json.loads(payload["kernel"]))
     target = Target.parse(payload["target"], isa=payload["isa"])
     name = symbol(kernel, target)
