@@ -6,7 +6,6 @@ from math import prod
 
 import numpy as np
 
-from kopt.targets.tvm_loops import Rows
 from kopt.targets.tvm_ops.registry import Context, translates
 from kopt.targets.tvm_plan import Refused
 from kopt.targets.tvm_tree import Leaf, Number, Tensor
@@ -53,11 +52,12 @@ def slice_(ctx: Context, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor |
     for axis, one, other, step in zip(*(part.reshape(-1).tolist() for part in (chosen, begin, end, stride)), strict=True):
         axis %= len(x.shape)  # noqa: PLW2901
         taken = range(x.shape[axis])[slice(one, other, step)]
-        x = _sliced(x, axis, taken.start, len(taken), step)
+        x = sliced(x, axis, taken.start, len(taken), step)
     return x
 
 
-def _sliced(x: Tensor, axis: int, start: int, size: int, step: int = 1) -> Tensor:
+def sliced(x: Tensor, axis: int, start: int, size: int, step: int = 1) -> Tensor:
+    """``size`` elements along an axis from ``start`` on, read in place."""
     shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
     return x.moved(shape, lambda view: view.sliced(axis, start, size, step))
 
@@ -71,7 +71,7 @@ def split(ctx: Context, x: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ..
         if value is None:
             raise Refused("a part that is not named")
         size = value.tensor.static_shape[axis]
-        parts.append(_sliced(x, axis, start, size))
+        parts.append(sliced(x, axis, start, size))
         start += size
     return tuple(parts)
 
@@ -86,7 +86,7 @@ def concat(ctx: Context, *args: Tensor) -> Tensor:
         return ctx.plan.constant(np.concatenate([found for arg in args if (found := ctx.plan.known(arg)) is not None], axis))
     result = ctx.plan.new(ctx.shape, ctx.dtype)
     for arg in args:
-        ctx.plan.write(arg, _sliced(result, axis, start, arg.shape[axis]))
+        ctx.plan.write(arg, sliced(result, axis, start, arg.shape[axis]))
         start += arg.shape[axis]
     return result
 
@@ -121,7 +121,7 @@ def padded(ctx: Context, x: Tensor, before: list[int], after: list[int], fill: o
     """``x`` between elements ``fill``; negative sizes cut."""
     for axis, (one, other) in enumerate(zip(before, after, strict=True)):
         if one < 0 or other < 0:
-            x = _sliced(x, axis, max(0, -one), x.shape[axis] - max(0, -one) - max(0, -other))
+            x = sliced(x, axis, max(0, -one), x.shape[axis] - max(0, -one) - max(0, -other))
     low, high = [max(0, one) for one in before], [max(0, one) for one in after]
     if not any(low) and not any(high):
         return x
@@ -130,26 +130,10 @@ def padded(ctx: Context, x: Tensor, before: list[int], after: list[int], fill: o
     inner = result
     for axis, (one, other) in enumerate(zip(low, high, strict=True)):
         for start, size in ((0, one), (one + x.shape[axis], other)):
-            edge = _sliced(inner, axis, start, size)
+            edge = sliced(inner, axis, start, size)
             ctx.plan.write(ctx.plan.expanded(Tensor((), fill), edge.shape), edge)  # type: ignore[arg-type]
-        inner = _sliced(inner, axis, one, x.shape[axis])
+        inner = sliced(inner, axis, one, x.shape[axis])
     ctx.plan.write(x, inner)
-    return result
-
-
-@translates("Gather")
-def gather(ctx: Context, table: Tensor, indices: Tensor) -> Tensor:
-    """Rows of a table by number; with one known number it is a slice."""
-    axis = ctx.attr("axis") % len(table.shape)
-    if isinstance(indices.tree, Number):
-        row = int(indices.tree.value) % table.shape[axis]
-        return ctx.plan.reshaped(_sliced(table, axis, row, 1), ctx.shape)
-    table, indices = ctx.plan.stored(table), ctx.plan.stored(indices)
-    outer, inner = prod(table.shape[:axis]), prod(table.shape[axis + 1 :])
-    result = ctx.plan.new(ctx.shape, ctx.dtype)
-    if result.size and table.shape[axis]:
-        loop = Rows(outer, table.shape[axis], inner, indices.size, ctx.dtype, indices.dtype, 1)
-        ctx.plan.add(loop, [ctx.plan.leaf(table), ctx.plan.leaf(indices)], ctx.plan.leaf(result), outer * indices.size)
     return result
 
 
