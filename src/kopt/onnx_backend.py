@@ -47,7 +47,7 @@ class Prepared(base.BackendRep):
         return tuple(dict.fromkeys(name for names in found for name in names))
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The model's outputs in order: arrays, lists of them for sequences, None for an absent optional.
+        """The model's outputs in order: arrays, lists of them for sequences, dicts for maps, None for an absent optional.
 
         Args:
             inputs: one value per input in order, or a mapping by name, or the value of the only input.
@@ -157,6 +157,8 @@ def _fed(item: Any, type_: Type) -> Any:
 def _given(item: Any) -> Any:
     if isinstance(item, list | tuple):
         return [_given(member) for member in item]
+    if isinstance(item, dict):
+        return item
     return None if item is None else np.asarray(item)
 
 

@@ -93,10 +93,21 @@ def with_functions() -> onnx.ModelProto:
     return proto
 
 
+def with_maps() -> onnx.ModelProto:
+    """A classifier's scores as maps, as scikit-learn's converter ends its models."""
+    zipped = helper.make_node("ZipMap", ["y"], ["maps"], domain="ai.onnx.ml", classlabels_strings=["a", "b", "c"])
+    proto = model("m (float[N,3] x) => (y) { y = Softmax(x) }")
+    proto.graph.node.append(zipped)
+    element = helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    proto.graph.output.append(helper.make_value_info("maps", helper.make_sequence_type_proto(element)))
+    proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    return proto
+
+
 def own_seeds() -> dict[str, bytes]:
     """The models of this file and the small ones that the onnx package holds as files, by name."""
     found = {name: model(text) for name, text in TEXTS.items()}
-    found |= {"convolution": convolution(), "sparse": sparse(), "functions": with_functions()}
+    found |= {"convolution": convolution(), "sparse": sparse(), "functions": with_functions(), "maps": with_maps()}
     seeds = {name: proto.SerializeToString() for name, proto in found.items()}
     for suite in ("simple", "pytorch-operator"):
         for path in sorted(Path(DATA_DIR, suite).glob("*/model.onnx")):

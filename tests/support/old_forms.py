@@ -61,6 +61,8 @@ def cases_at(schema: onnx.defs.OpSchema) -> Iterator[tuple[Any, onnx.ModelProto,
             continue
         if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in nodes[0].attribute):
             continue  # the nodes of a body have versions of their own
+        if schema.name == "Split" and schema.since_version >= 18 and len(nodes[0].input) == 1 and "opset13" in name:
+            continue  # neither sizes nor a number of outputs, which only older versions allow
         inputs, outputs = case.data_sets[0]
         model = copy.deepcopy(case.model)
         del model.opset_import[:]

@@ -17,7 +17,7 @@ from kopt.frontend.tensors import constant_from_proto
 from kopt.ir import spec
 from kopt.ir.constant import Constant
 from kopt.ir.graph import Attr, Graph, Node, Value
-from kopt.ir.types import Dim, DType, OptionalType, SequenceType, TensorType, Type
+from kopt.ir.types import Dim, DType, MapType, OptionalType, SequenceType, TensorType, Type
 
 
 def load(model: str | Path | bytes | onnx.ModelProto) -> Graph:
@@ -265,6 +265,8 @@ class _Reader:
             return TensorType(type_.dtype, tuple(self._fresh_dim() if dim == "?" else dim for dim in type_.shape))
         if isinstance(type_, SequenceType):
             return SequenceType(self._named(type_.element))
+        if isinstance(type_, MapType):
+            return MapType(type_.key, self._named(type_.element))
         return OptionalType(self._named(type_.element))
 
     def _fresh_dim(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from kopt.ir.constant import Constant
 from kopt.ir.graph import Attr, Graph, Value
-from kopt.ir.types import OptionalType, SequenceType, TensorType
+from kopt.ir.types import MapType, OptionalType, SequenceType, TensorType
 
 
 def fingerprint(graph: Graph) -> str:
@@ -60,7 +60,7 @@ def _attr_parts(attr: Attr, numbers: dict[Value, int], constants: Mapping[Value,
         yield "}"
     elif isinstance(attr, Constant):
         yield f"constant:{attr.digest}"  # a tensor attribute is a setting, not a weight
-    elif isinstance(attr, TensorType | SequenceType | OptionalType):
+    elif isinstance(attr, TensorType | SequenceType | OptionalType | MapType):
         yield f"type:{attr}"
     elif isinstance(attr, tuple):
         yield f"tuple:{len(attr)}"

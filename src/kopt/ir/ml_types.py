@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from kopt.errors import InvalidModelError
 from kopt.ir.graph import Node
 from kopt.ir.spec import type_rule
-from kopt.ir.types import Dim, DType, TensorType, Type
+from kopt.ir.types import Dim, DType, MapType, TensorType, Type
 
 ML = "ai.onnx.ml"
 
@@ -69,3 +70,23 @@ def classifier_type(node: Node, types: Sequence[Type | None], constants: Mapping
     if node.op == "SVMClassifier" and count > 2 and node.attrs.get("vectors_per_class") and not node.attrs.get("prob_a"):
         count = count * (count - 1) // 2  # one score per pair of classes
     return (TensorType(label, (rows,)), TensorType(DType.F32, (rows, count or "?")))[: len(node.outputs)]
+
+
+@type_rule(ML, "DictVectorizer")
+def vectorized_type(node: Node, types: Sequence[Type | None], constants: Mapping[int, np.ndarray]) -> Sequence[Type]:  # noqa: ARG001
+    """One row with a column per word of the vocabulary."""
+    held = types[0] if types else None
+    if not isinstance(held, MapType) or not isinstance(held.element, TensorType):
+        raise InvalidModelError(f"DictVectorizer does not accept {held}", where=node.loc, next_step="feed it a map")
+    return (TensorType(held.element.dtype, (1, _length(node, "string_vocabulary", "int64_vocabulary"))),)
+
+
+@type_rule(ML, "CastMap")
+def cast_map_type(node: Node, types: Sequence[Type | None], constants: Mapping[int, np.ndarray]) -> Sequence[Type]:  # noqa: ARG001
+    """One row with a column per key."""
+    held, wanted = types[0] if types else None, str(node.attrs.get("cast_to", "TO_FLOAT"))
+    kinds = {"TO_FLOAT": DType.F32, "TO_STRING": DType.STRING, "TO_INT64": DType.I64}
+    if not isinstance(held, MapType) or wanted not in kinds:
+        raise InvalidModelError(f"CastMap does not accept {held} with cast_to={wanted}", where=node.loc, next_step="feed it a map")
+    width = node.attrs.get("max_map") if node.attrs.get("map_form") == "SPARSE" else "?"
+    return (TensorType(kinds[wanted], (1, width if isinstance(width, int) and width >= 0 else "?")),)

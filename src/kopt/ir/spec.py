@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from kopt.errors import InvalidModelError
 from kopt.ir.constant import Constant
 from kopt.ir.graph import Attr, Graph, Node, Value
-from kopt.ir.types import DType, OptionalType, SequenceType, TensorType, Type
+from kopt.ir.types import DType, MapType, OptionalType, SequenceType, TensorType, Type
 
 CANONICAL_OPSET = 28
 """The ai.onnx version every node of a Graph follows; ``kopt.frontend.upgrade`` brings older models there."""
@@ -121,7 +121,7 @@ def attr_to_proto(name: str, value: Attr, of: onnx.defs.OpSchema | None = None) 
     """
     if isinstance(value, Constant):
         return helper.make_attribute(name, tensor_proto(value.array()))
-    if isinstance(value, TensorType | SequenceType | OptionalType):
+    if isinstance(value, TensorType | SequenceType | OptionalType | MapType):
         return helper.make_attribute(name, type_to_proto(value))
     if isinstance(value, Graph):
         raise TypeError(f"attribute '{name}' is a graph")
@@ -157,15 +157,14 @@ def type_from_proto(proto: onnx.TypeProto) -> Type:
         return SequenceType(type_from_proto(proto.sequence_type.elem_type))
     if kind == "optional_type":
         return OptionalType(type_from_proto(proto.optional_type.elem_type))
+    if kind == "map_type":
+        return MapType(_dtype_from_onnx(proto.map_type.key_type), type_from_proto(proto.map_type.value_type))
     if kind != "tensor_type":
         raise InvalidModelError(
-            f"values of type {kind or 'undefined'} are not supported", next_step="use a tensor, a sequence or an optional"
+            f"values of type {kind or 'undefined'} are not supported", next_step="use a tensor, a sequence, an optional or a map"
         )
     tensor = proto.tensor_type
-    try:
-        dtype = DType.from_onnx(tensor.elem_type)
-    except KeyError:
-        raise InvalidModelError(f"element type {tensor.elem_type} does not exist", next_step="see onnx.TensorProto.DataType") from None
+    dtype = _dtype_from_onnx(tensor.elem_type)
     if not tensor.HasField("shape"):
         return TensorType(dtype, None)
     dims: list[int | str] = []
@@ -179,12 +178,21 @@ def type_from_proto(proto: onnx.TypeProto) -> Type:
     return TensorType(dtype, tuple(dims))
 
 
+def _dtype_from_onnx(number: int) -> DType:
+    try:
+        return DType.from_onnx(number)
+    except KeyError:
+        raise InvalidModelError(f"element type {number} does not exist", next_step="see onnx.TensorProto.DataType") from None
+
+
 def type_to_proto(type_: Type, *, anonymous: bool = False) -> onnx.TypeProto:
     """The ONNX form of a type; dimensions named "?..." become unknown, unless ``anonymous`` asks to keep their names."""
     if isinstance(type_, SequenceType):
         return helper.make_sequence_type_proto(type_to_proto(type_.element, anonymous=anonymous))
     if isinstance(type_, OptionalType):
         return helper.make_optional_type_proto(type_to_proto(type_.element, anonymous=anonymous))
+    if isinstance(type_, MapType):
+        return helper.make_map_type_proto(type_.key.onnx, type_to_proto(type_.element, anonymous=anonymous))
     shape = None
     if type_.shape is not None:
         shape = [None if isinstance(dim, str) and dim.startswith("?") and not anonymous else dim for dim in type_.shape]

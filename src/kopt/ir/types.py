@@ -215,4 +215,15 @@ class OptionalType:
         return f"optional({self.element})"
 
 
-Type: TypeAlias = TensorType | SequenceType | OptionalType
+@dataclass(frozen=True, slots=True)
+class MapType:
+    """Values by integers or text, as some operators of ai.onnx.ml make and take them; a dict at run time."""
+
+    key: DType
+    element: Type
+
+    def __str__(self) -> str:
+        return f"map({self.key}, {self.element})"
+
+
+Type: TypeAlias = TensorType | SequenceType | OptionalType | MapType

@@ -27,8 +27,8 @@ class Body:
 
 
 def host_value(item: Any, value: Value) -> Any:
-    """``item`` as host functions take it: numpy arrays, strings as objects of type str; lists and None as they are."""
-    if item is None or isinstance(item, list | tuple):
+    """``item`` as host functions take it: numpy arrays, strings as objects of type str; lists, dicts and None as they are."""
+    if item is None or isinstance(item, list | tuple | dict):
         return item
     array = np.asarray(item)
     is_text = isinstance(value.type, TensorType) and value.type.dtype is DType.STRING

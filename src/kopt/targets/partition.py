@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kopt.ir.constant import Constant
 from kopt.ir.graph import Graph, Node, Value, node_reads
 from kopt.ir.surgery import substitute
-from kopt.ir.types import DType, OptionalType, SequenceType, TensorType, Type
+from kopt.ir.types import DType, MapType, OptionalType, SequenceType, TensorType, Type
 
 VALUE_SIZED = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
 """ai.onnx operators whose output size depends on values rather than shapes."""
@@ -91,6 +91,8 @@ def _uncompilable(type_: Type) -> str:
         return "sequences"
     if isinstance(type_, OptionalType):
         return "optionals"
+    if isinstance(type_, MapType):
+        return "maps"
     return "strings" if type_.dtype is DType.STRING else ""
 
 

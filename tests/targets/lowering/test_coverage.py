@@ -19,7 +19,7 @@ READ_AS_OTHERS = {
 }
 MISSING = {
     "": set[str](),
-    "ai.onnx.ml": {"CastMap", "DictVectorizer", "ZipMap"},  # their values are maps, which no Graph holds
+    "ai.onnx.ml": set[str](),
     "ai.onnx.preview": set[str](),
     "ai.onnx.preview.training": set[str](),
 }

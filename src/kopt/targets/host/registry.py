@@ -5,7 +5,7 @@ A function is written against the canonical opset only::
     @host("NonZero")
     def non_zero(ctx: HostContext, x: np.ndarray) -> np.ndarray: ...
 
-Values are numpy arrays (strings as object arrays of str), lists for sequences, and None for an optional without a value or
+Values are numpy arrays (strings as object arrays of str), lists for sequences, dicts for maps, and None for an optional without a value or
 an input that is left out. A function returns one value, or a tuple with one per output, and changes none of its inputs.
 """
 
@@ -22,7 +22,7 @@ from kopt.ir.graph import Node
 HostValue: TypeAlias = Any  # np.ndarray | list[HostValue] | None; recursive types defeat the functions' own annotations
 HostFunction: TypeAlias = Callable[..., Any]
 
-_FAMILIES = ("counting", "image", "movement", "sequences", "sizes", "strings")
+_FAMILIES = ("counting", "image", "maps", "movement", "sequences", "sizes", "strings")
 
 
 @dataclass(frozen=True)
