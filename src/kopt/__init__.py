@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kopt.check.api import check
     from kopt.compiler import compile
     from kopt.hardware import Target
+    from kopt.quantization import quantize
     from kopt.session import Session, load
 
 try:
@@ -49,6 +50,7 @@ _LAZY = {
     "check": "kopt.check",
     "compile": "kopt.compiler",
     "load": "kopt.session",
+    "quantize": "kopt.quantization",
 }
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "check",
     "compile",
     "load",
+    "quantize",
 ]
 
 

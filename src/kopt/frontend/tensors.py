@@ -9,9 +9,10 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper, numpy_helper
 
-from kopt.errors import InvalidModelError
+from kopt.errors import FileError, InvalidModelError
 from kopt.ir.constant import Constant, aligned_copy
 from kopt.ir.types import DType, TensorType
 
@@ -140,3 +141,19 @@ def _verify_checksum(path: Path, expected: str, where: str) -> None:
         found = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
     if found != expected.lower():
         raise InvalidModelError(f"external data '{path.name}' has another checksum", where=where, next_step="copy the data file again")
+
+
+def read_tensor_file(path: Path) -> np.ndarray:
+    """The array of a serialized TensorProto, such as ``test_data_set_0/input_0.pb``.
+
+    Raises:
+        InvalidModelError: not a tensor.
+        FileError: unreadable.
+    """
+    try:
+        tensor = TensorProto.FromString(path.read_bytes())
+    except OSError as error:
+        raise FileError(f"cannot read: {error.strerror}", where=str(path), next_step="check the path") from None
+    except DecodeError:
+        raise InvalidModelError("this is no serialized TensorProto", where=str(path), next_step="export the test data again") from None
+    return constant_from_proto(tensor, path.parent, str(path)).array()

@@ -26,8 +26,12 @@ BUILTIN_MODULES = (
     "kopt.passes.fuse.epilogue",
     "kopt.passes.fuse.swish",
     "kopt.passes.precision",
+    "kopt.passes.narrow_results",
+    "kopt.passes.quantize.static",
     "kopt.passes.layout",
     "kopt.passes.rebatch",
+    "kopt.passes.prune.channels",
+    "kopt.passes.prune.masks",
 )
 
 for _module in BUILTIN_MODULES:

@@ -1,0 +1,44 @@
+"""`kopt quantize`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from kopt.cli.common import check_folder, print_json, progress
+
+
+def run(
+    model: str = typer.Argument(..., help="An .onnx file."),
+    output: Path = typer.Option(..., "-o", "--output", help="Where the result goes."),
+    precision: str = typer.Option("int8", help="int8, int8-dynamic, int8-weights, int4-weights, bf16 or fp16."),
+    calib: str | None = typer.Option(None, help="Inputs: an .npz, a folder of .npy or test_data_set_*, or FILE.py:FUNCTION."),
+    keep: str | None = typer.Option(None, help="Nodes or operators that stay as they are, separated by commas."),
+    json: bool = typer.Option(False, "--json", help="What was done and what it cost, as JSON."),
+) -> None:
+    """Write a quantized ONNX file that any runtime can use, and say what it costs in accuracy."""
+    from kopt.quantization import quantize
+
+    check_folder(output)
+    with progress() as say:
+        result = quantize(model, calib, precision=precision, output=output, keep=tuple(keep.split(",")) if keep else (), progress=say)
+    if json:
+        print_json(result.report)
+        return
+    for line in describe(result.report):
+        typer.echo(line)
+    typer.echo(str(output))
+
+
+def describe(report: Mapping[str, Any]) -> list[str]:
+    """The report as lines of text."""
+    before, after = report["bytes"]
+    lines = [f"{report['model']}: {report['precision']}, weights {before / 1e6:.3g} MB became {after / 1e6:.3g} MB"]
+    for name, found in report.get("outputs", {}).items():
+        snr = "equal" if found["snr_db"] is None else f"{found['snr_db']:.1f} dB"
+        flips = f", {found['flips']} of {found['rows']} classes differ" if "flips" in found else ""
+        lines.append(f"{name}: {snr}, cosine {found['cosine_mean']:.6f} (least {found['cosine_min']:.6f}){flips}")
+    return lines

@@ -1,0 +1,1 @@
+"""Quantization as passes: numbers found by calibration are their options, QuantizeLinear and DequantizeLinear what they write."""

@@ -1,0 +1,138 @@
+"""``kopt.quantize``: a model and inputs in, a smaller model and what it cost in accuracy out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kopt.calibration import Calibration, Source, calibration
+from kopt.errors import UsageError
+from kopt.ir.graph import Graph
+from kopt.passes.base import Pass, PassContext, PassRecord
+from kopt.passes.pipeline import Pipeline, preset
+from kopt.passes.quantize.plan import plan
+from kopt.passes.quantize.static import QuantizeStatic
+from kopt.quantization.compared import compared
+from kopt.quantization.observe import spreads
+
+PRECISIONS = ("int8", "int8-dynamic", "int8-weights", "int4-weights", "bf16", "fp16")
+NEEDS_INPUTS = frozenset({"int8"})
+LEAST_SAMPLES = 8
+"""Fewer say nothing about ranges."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to quantize.
+
+    Attributes:
+        precision: one of ``PRECISIONS``.
+        keep: names of nodes, or of operators, that stay as they are.
+    """
+
+    precision: str = "int8"
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            UsageError: an option that does not exist.
+        """
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"unknown precision '{self.precision}'", next_step=f"choose one of: {', '.join(PRECISIONS)}")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized graph and what is known of it.
+
+    Attributes:
+        graph: standard ONNX.
+        report: precision, layers, sizes, and how the outputs differ from the original's; in JSON types.
+        records: what each pass did.
+    """
+
+    graph: Graph
+    report: Mapping[str, Any]
+    records: tuple[PassRecord, ...] = field(default=())
+
+    def save(self, path: str | Path) -> None:
+        """Write the graph as an .onnx file, whole or not at all.
+
+        Raises:
+            FileError: the folder cannot be written.
+        """
+        from kopt.frontend.export import save
+
+        save(self.graph, path)
+
+
+def quantize(
+    model: Any,
+    calib: Source | None = None,
+    *,
+    precision: str = "int8",
+    output: str | Path | None = None,
+    keep: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Quantized:
+    """Quantize a model for any runtime of ONNX.
+
+    Args:
+        model: path of an .onnx file, its bytes, or an ``onnx.ModelProto``.
+        calib: inputs: an .npz, a folder, FILE.py:FUNCTION, arrays by input name, or feeds; see ``kopt.calibration``.
+        precision: "int8" (static), "int8-dynamic", "int8-weights", "int4-weights", "bf16" or "fp16".
+        output: where to write the result; by default nowhere.
+        keep: names of nodes, or of operators, that stay as they are.
+        progress: called with what is being done.
+
+    Raises:
+        UsageError: an unknown precision, or inputs that are missing or do not fit the model.
+        ModelError, FileError: see ``kopt.errors``.
+    """
+    from kopt.frontend.load import load
+
+    options, say = Options(precision, tuple(keep)), progress or (lambda _: None)
+    say("reading the model")
+    result = quantize_graph(load(model), calib, options, say)
+    if output is not None:
+        say(f"writing {output}")
+        result.save(output)
+    return result
+
+
+def quantize_graph(graph: Graph, calib: Source | None, options: Options, progress: Progress) -> Quantized:
+    """Quantize a graph as loaded; see ``quantize``."""
+    from kopt.targets.reference import evaluate_node
+
+    if calib is None and options.precision in NEEDS_INPUTS:
+        raise UsageError(
+            f"precision '{options.precision}' needs inputs to calibrate with", next_step="give --calib with 100 to 500 typical samples"
+        )
+    context = PassContext(evaluate_node=evaluate_node)
+    prepared, records = Pipeline(preset("onnx")).run(graph, context)
+    feeds = None if calib is None else calibration(calib, prepared, least=LEAST_SAMPLES)
+    passes = _static(prepared, feeds, options, progress) if feeds is not None else ()
+    result, more = Pipeline(passes).run(prepared, context)
+    report: dict[str, Any] = {"precision": options.precision, "model": graph.name, "bytes": [_bytes(graph), _bytes(result)]}
+    if feeds is not None:
+        progress("comparing outputs")
+        report["num_samples"] = feeds.num_rows
+        report["outputs"] = compared(prepared, result, feeds)
+    return Quantized(result, report, (*records, *more))
+
+
+def _static(graph: Graph, feeds: Calibration, options: Options, progress: Progress) -> tuple[Pass, ...]:
+    """The pass with ranges found by running the graph."""
+    progress(f"calibrating with {feeds.num_rows} samples")
+    found = spreads(graph, list(plan(graph, options.keep).groups), feeds, histograms=False)
+    return (QuantizeStatic({value.name: (spread.low, spread.high) for value, spread in found.items()}, options.keep),)
+
+
+def _bytes(graph: Graph) -> int:
+    return sum(constant.type.size * constant.type.dtype.num_bits // 8 for constant in graph.constants.values())
