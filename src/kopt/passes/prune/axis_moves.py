@@ -46,7 +46,8 @@ def layer_norm(ctx: NodeAxes) -> Result:
     """The axes that are normalized over stay."""
     ctx.keep(*range(1, len(ctx.node.inputs)))
     units = _without(ctx, range(ctx.axis(default=-1), len(ctx.of(0))))
-    return [units, *[[None] * len(units)] * (len(ctx.node.outputs) - 1)]
+    rest: list[Units] = [None] * len(units)
+    return [units, *[rest] * (len(ctx.node.outputs) - 1)]
 
 
 @axis_rule("Softmax", "LogSoftmax", "Hardmax", "LpNormalization")

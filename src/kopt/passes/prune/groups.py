@@ -12,7 +12,7 @@ from kopt.passes.prune import axis_moves, axis_rules  # noqa: F401 (their rules 
 from kopt.passes.prune.axes import KEPT, UnitSets, trace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
     """An axis of a constant on which units lie.
 
@@ -29,7 +29,7 @@ class Place:
     consumer: Node | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Units that compete: channels of one width.
 

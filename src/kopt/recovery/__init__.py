@@ -1,0 +1,1 @@
+"""Gradients and moments of imported graphs: recovering the accuracy of compressed models without labels."""
