@@ -1,5 +1,6 @@
 """The compiler's recipes of lower precision, from model to artifact."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from kopt.compiler import TOLERANCES, Request, recipe_for
 from kopt.hardware import Target
 from kopt.passes.precision import Precision
 from kopt.passes.spec import parse_passes
+from kopt.targets.kernels.narrow import has_instruction
 
 
 def network():
@@ -40,7 +42,9 @@ def network():
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_an_artifact_of_lower_precision(tmp_path, precision):
-    artifact = kopt.compile(network(), output=tmp_path / "m.kopt", precision=precision, batch=2, measure=False, baseline=False)
+    artifact = kopt.compile(
+        network(), output=tmp_path / "m.kopt", precision=precision, batch=2, measure=False, baseline=False, kernels=False
+    )
     (bucket,) = artifact.report["buckets"]
     assert 0 < bucket["accuracy"]["relative"] <= TOLERANCES[precision]
     text = repr(artifact.report)
@@ -58,7 +62,7 @@ def test_an_artifact_of_lower_precision(tmp_path, precision):
     ],
 )
 def test_recipes(target, precision, wanted):
-    passes = parse_passes(recipe_for(Request(None, Target.parse(target), Path("m.kopt"), precision)).passes)
+    passes = parse_passes(recipe_for(Request(None, Target.parse(target), Path("m.kopt"), precision, kernels=False)).passes)
     assert passes[-2] == wanted
     assert (passes[-3].name, passes[-1].name) == ("layout-nhwc", "cleanup")
     plain = parse_passes(recipe_for(Request(None, Target.parse(target), Path("m.kopt"), kernels=False)).passes)
@@ -69,5 +73,26 @@ def test_kernels_are_for_fp32_on_a_cpu():
     recipe = recipe_for(Request(None, Target.parse("cpu"), Path("m.kopt")))
     assert recipe.options["kernels"] is True
     assert [each.name for each in parse_passes(recipe.passes)][-2:] == ["fuse-epilogue", "cleanup"]
-    others = [Request(None, Target.parse("cpu"), Path("m.kopt"), "bf16"), Request(None, Target.parse("cuda:sm_90"), Path("m.kopt"))]
+    others = [Request(None, Target.parse("cpu"), Path("m.kopt"), "fp16"), Request(None, Target.parse("cuda:sm_90"), Path("m.kopt"))]
     assert all("kernels" not in recipe_for(request).options for request in others)
+
+
+def test_kernels_are_for_bf16_where_the_processor_multiplies_it():
+    host = Target.parse("cpu")
+    features = {True: host.features | {"avx512f", "avx512_bf16"}, False: host.features - {"avx512_bf16"}}
+    for able, given in features.items():
+        recipe = recipe_for(Request(None, replace(host, features=frozenset(given)), Path("m.kopt"), "bf16"))
+        names = [each.name for each in parse_passes(recipe.passes)]
+        assert recipe.options.get("kernels", False) is able
+        assert names[-3:] == (["precision", "narrow-results", "cleanup"] if able else ["layout-nhwc", "precision", "cleanup"])
+
+
+@pytest.mark.skipif(not has_instruction("bf16", Target.parse("cpu")), reason="this CPU has no AVX512-BF16")
+def test_an_artifact_with_kernels_on_bf16(tmp_path):
+    artifact = kopt.compile(network(), output=tmp_path / "m.kopt", precision="bf16", batch=2, measure=False, baseline=False)
+    (bucket,) = artifact.report["buckets"]
+    assert 0 < bucket["accuracy"]["relative"] <= TOLERANCES["bf16"]
+    assert set(bucket["kernels"]) <= {"Bf16Product", "Bf16Conv"}
+    assert "Bf16Conv" in bucket["kernels"]
+    x = np.random.default_rng(0).standard_normal((2, 6, 12, 10)).astype(np.float32)
+    assert kopt.load(tmp_path / "m.kopt").run({"x": x})

@@ -14,6 +14,7 @@ import numpy as np
 from kopt.buckets import Bucket, random_inputs
 from kopt.hardware import Target
 from kopt.ir.graph import Graph
+from kopt.passes.narrow_results import NarrowResults
 from kopt.passes.pipeline import preset
 from kopt.passes.precision import Precision
 from kopt.passes.spec import format_passes
@@ -61,7 +62,7 @@ def program_space(
     """
     ops = {node.op for _, node in graph.walk()}
     spatial = any(op.startswith("Conv") for op in ops)
-    programs = [name for name in PROGRAMS if name != "xla-kernels" or (kernels and target.device == "cpu" and _kernels_available())]
+    programs = [name for name in PROGRAMS if name != "xla-kernels" or (kernels and target.device == "cpu" and kernels_available())]
     programs = [name for name in programs if (name != "xla-attention" or "Softmax" in ops) and (name != "onnx" or spatial)]
     knobs = [Knob("program", tuple(programs)), Knob("precision", tuple(precisions)), Knob("threads", tuple(threads))]
     if target.device == "cpu":
@@ -76,7 +77,9 @@ def program_space(
             ("program", "schedules"), lambda program, chosen: program == "xla-kernels" or chosen == "default", "schedules are of kernels"
         ),
         Constraint(
-            ("program", "precision"), lambda program, precision: program != "xla-kernels" or precision == "fp32", "kernels take f32"
+            ("program", "precision"),
+            lambda program, precision: program != "xla-kernels" or kernels_multiply(str(precision), target),
+            "kernels have no instruction for this precision",
         ),
         Constraint(
             ("program", "conv3x3"), lambda program, form: program != "xla-kernels" or form == "auto", "kernels have forms of their own"
@@ -90,7 +93,8 @@ def schedules_name(schedules: Mapping[str, Any]) -> str:
     return f"found-{hashlib.sha256(json.dumps(dict(schedules), sort_keys=True).encode()).hexdigest()[:12]}"
 
 
-def _kernels_available() -> bool:
+def kernels_available() -> bool:
+    """Whether kernels can be compiled here."""
     from kopt.targets.kernels.library import obstacle
 
     return obstacle() is None
@@ -119,14 +123,28 @@ def recipe_of(config: Config, target: Target, schedules: Mapping[str, Any] | Non
         options["compiler_options"] = XLA_OPTIONS[str(config["xla"])]
     if config.get("conv3x3", "auto") != "auto":
         options["conv3x3"] = str(config["conv3x3"])
-    if name == "xla-kernels" and precision == "fp32":
+    kernels = name == "xla-kernels" and kernels_multiply(precision, target)
+    if kernels:
         options["kernels"] = True
         if config.get("schedules", "default") != "default":
             options["schedules"] = dict(schedules or {})
     if precision == "fp32":
         return Recipe.of_preset(name, options=options)
-    *passes, last = preset("xla" if name == "xla-kernels" else name)
-    return Recipe("xla", format_passes([*passes, narrow(precision, target), last]), options)
+    return narrow_recipe("xla" if name == "xla-kernels" and not kernels else name, precision, target, options)
+
+
+def kernels_multiply(precision: str, target: Target) -> bool:
+    """Whether kopt's kernels multiply in this precision on the target."""
+    from kopt.targets.kernels.narrow import has_instruction
+
+    return target.device == "cpu" and (precision == "fp32" or (precision == "bf16" and has_instruction("bf16", target)))
+
+
+def narrow_recipe(name: str, precision: str, target: Target, options: Mapping[str, Any]) -> Recipe:
+    """The passes of a preset, with products in 16 bits behind them; with kernels, results are in 16 bits where only those are read."""
+    *passes, last = preset(name)
+    results = [NarrowResults()] if name == "xla-kernels" else []
+    return Recipe("xla", format_passes([*passes, narrow(precision, target), *results, last]), dict(options))
 
 
 def narrow(precision: str, target: Target) -> Precision:

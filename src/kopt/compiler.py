@@ -19,14 +19,13 @@ from kopt.artifact.manifest import Requirements, Rows
 from kopt.artifact.write import Contents, Program, rewrite, write
 from kopt.autotune.budget import parse_duration
 from kopt.buckets import Bucket
-from kopt.candidates import TOLERANCES, narrow, recipe_of
+from kopt.candidates import TOLERANCES, kernels_available, kernels_multiply, narrow_recipe, recipe_of
 from kopt.hardware import Target, available_cores
 from kopt.ir.flops import graph_flops
 from kopt.ir.graph import Graph
 from kopt.measure import Protocol
 from kopt.passes.base import PassContext, PassRecord
 from kopt.passes.pipeline import Pipeline, preset
-from kopt.passes.spec import format_passes
 from kopt.references import Reference, compare, reference_outputs
 from kopt.report import model as reports
 from kopt.specialize import Recipe, specialize
@@ -231,15 +230,16 @@ def import_graph(graph: Graph) -> tuple[Graph, tuple[PassRecord, ...]]:
 
 
 def recipe_for(request: Request) -> Recipe:
-    """Passes and options for the wanted precision. Kernels take f32 on a CPU."""
+    """Passes and options for the wanted precision."""
     if request.backend == "tvm":
         return Recipe.of_preset("xla-kernels", backend="tvm", options=request.options)
+    kernels = request.kernels and kernels_multiply(request.precision, request.target)
     if request.precision == "fp32":
-        if request.kernels and request.target.device == "cpu":
-            return Recipe.of_preset("xla-kernels", options={"kernels": True, **request.options})
-        return Recipe.of_preset("xla", options=request.options)
-    *passes, last = preset("xla")
-    return Recipe("xla", format_passes([*passes, narrow(request.precision, request.target), last]), dict(request.options))
+        options = {"kernels": True, **request.options} if kernels else request.options
+        return Recipe.of_preset("xla-kernels" if kernels else "xla", options=options)
+    if kernels and kernels_available():
+        return narrow_recipe("xla-kernels", request.precision, request.target, {"kernels": True, **request.options})
+    return narrow_recipe("xla", request.precision, request.target, request.options)
 
 
 def _build(graph: Graph, recipe: Recipe, request: Request, bucket: Bucket, progress: Progress) -> _Built:

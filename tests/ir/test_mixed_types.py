@@ -32,3 +32,27 @@ def test_contradicting_shapes_are_refused():
     b = Builder()
     with pytest.raises(InvalidModelError):
         b.emit("MatMulMixed", b.input("a", "bf16", (2, 3)), b.input("b", "bf16", (4, 5)), domain="com.kopt")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_fused_forms_may_be_narrow(dtype):
+    b = Builder()
+    x, w, c = b.input("x", dtype, (2, 5, 8)), b.input("w", dtype, (8, 3)), b.input("c", "f32", (3,))
+    attrs = {"transB": 0, "activation": "Relu"}
+    for residual in (dtype, "f32"):
+        r = b.input("r", residual, (2, 5, 3))
+        assert b.emit("ProductMixed", x, w, c, r, domain="com.kopt", attrs=attrs).tensor.dtype is DType.F32
+        y = b.emit("ProductMixed", x, w, c, r, domain="com.kopt", attrs={**attrs, "narrow_result": 1})
+        assert (y.tensor.dtype, y.shape) == (DType(dtype), (2, 5, 3))
+    image, kernel = b.input("i", dtype, (1, 9, 7, 4)), b.input("k", dtype, (6, 4, 3, 3))
+    window = {"group": 1, "pads": (1, 1, 1, 1), "strides": (2, 2), "dilations": (1, 1), "kernel_shape": (3, 3)}
+    y = b.emit("FusedConvNhwcMixed", image, kernel, domain="com.kopt", attrs={**window, "activation": "", "narrow_result": 1})
+    assert (y.tensor.dtype, y.shape) == (DType(dtype), (1, 5, 4, 6))
+
+
+@pytest.mark.parametrize(("bias", "residual"), [("bf16", "f32"), ("f32", "f16")])
+def test_fused_forms_refuse_other_addends(bias, residual):
+    b = Builder()
+    x, w = b.input("x", "bf16", (5, 8)), b.input("w", "bf16", (8, 3))
+    with pytest.raises(InvalidModelError, match="does not accept"):
+        b.emit("ProductMixed", x, w, b.input("c", bias, (3,)), b.input("r", residual, (5, 3)), domain="com.kopt", attrs={"transB": 0})

@@ -101,6 +101,23 @@ def test_convolutions_that_are_products_narrow():
     assert check(graph, keep=("Conv",)) is graph
 
 
+def test_fused_layers_narrow_whatever_their_window():
+    b = Builder()
+    x = b.input("x", "f32", (2, 16, 16, 4))
+
+    def conv(x, out, kernel, pad=0, group=1):
+        w = b.constant(floats(out, x.shape[-1] // group, kernel, kernel, scale=0.3), "w")
+        window = {"kernel_shape": (kernel,) * 2, "strides": (1, 1), "pads": (pad,) * 4, "dilations": (1, 1), "group": group}
+        return b.emit("FusedConvNhwc", x, w, b.constant(floats(out), "c"), domain="com.kopt", attrs={**window, "activation": "Relu"})
+
+    y = conv(conv(x, 8, 3, pad=1), 8, 3, pad=1, group=8)
+    y = b.emit("Product", y, b.constant(floats(8, 5), "w"), domain="com.kopt", attrs={"transB": 0, "activation": "Tanh"})
+    graph = b.graph("g", [x], [y])
+    after = check(graph)
+    assert ops(after) == {"Cast": 2, "FusedConvNhwcMixed": 1, "FusedConvNhwc": 1, "ProductMixed": 1}
+    assert check(graph, keep=("Conv", "Gemm")) is graph
+
+
 @pytest.mark.parametrize("keep", [("MatMul",), ("matmul", "matmul_1", "matmul_2")])
 def test_kept_nodes_and_operators(keep):
     graph = block()

@@ -25,8 +25,10 @@ _FREE = frozenset(
     }
     | {"Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where", "Size", "ScatterND", "ScatterElements", "ConstantOfShape", "Range"}
 )
-_CONVOLUTIONS = frozenset({"Conv", "ConvNhwc", "ConvNhwcMixed", "FusedConv", "FusedConvNhwc", "ConvInteger", "QLinearConv", "Int8ConvNhwc"})
-_PRODUCTS = frozenset({"Product", "Int8Product"})
+_CONVOLUTIONS = frozenset(
+    {"Conv", "ConvNhwc", "ConvNhwcMixed", "FusedConv", "FusedConvNhwc", "ConvInteger", "QLinearConv", "Int8ConvNhwc", "FusedConvNhwcMixed"}
+)
+_PRODUCTS = frozenset({"Product", "ProductMixed", "Int8Product"})
 _PER_ELEMENT = {
     "Softmax": 5,
     "LogSoftmax": 6,

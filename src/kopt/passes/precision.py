@@ -23,6 +23,8 @@ _MAX_ERROR = {DType.BF16: 2.0**-7, DType.F16: 2.0**-10}
 """Largest ||w - narrow(w)|| / ||w|| of a weight: a few times the rounding of the type, so only underflow exceeds it."""
 _MAX_LOST = 0.01
 """Largest share of a weight's elements that may become zero."""
+_WITH_KERNELS = ("Product", "FusedConvNhwc")
+_STANDS_FOR = {"Product": ("MatMul", "Gemm")}
 _MAX_PATCH_AREA = 64  # output pixels up to which a 3x3 convolution runs as one product of patches
 
 
@@ -31,10 +33,10 @@ _MAX_PATCH_AREA = 64  # output pixels up to which a 3x3 convolution runs as one 
 class Precision:
     """Multiply in 16 bits: MatMul(x, w)  ==>  MatMulMixed(Cast(x), w16) in ``com.kopt``, with an f32 result.
 
-    Applies to MatMul, Gemm and to those ConvNhwc that run as matrix products (there is no fast 16-bit convolution), on
-    static f32. Weights become 16-bit constants, half the size; a value that several products read is cast once.
-    Normalizations, softmax, elementwise work, reductions, bodies of control flow, graph inputs and outputs stay as they are.
-    A weight that the type cannot hold keeps its product in f32.
+    Applies to MatMul, Gemm and to those ConvNhwc that run as matrix products (XLA has no fast 16-bit convolution), and to
+    Product and FusedConvNhwc, which have kernels; on static f32. Weights become 16-bit constants, half the size; a value that
+    several products read is cast once. Normalizations, softmax, elementwise work, reductions, bodies of control flow, graph
+    inputs and outputs stay as they are. A weight that the type cannot hold keeps its product in f32.
 
     Attributes:
         dtype: "bf16" or "f16".
@@ -101,7 +103,8 @@ class _Rewriter:
         self.num_changed += 1
 
     def _is_kept(self, node: Node) -> bool:
-        names = {node.name, *node.loc.nodes, node.op, node.op.removesuffix("Nhwc")} & set(self.options.keep)
+        names = {node.name, *node.loc.nodes, node.op, node.op.removesuffix("Nhwc").removeprefix("Fused"), *_STANDS_FOR.get(node.op, ())}
+        names &= set(self.options.keep)
         self.kept |= names
         return bool(names)
 
@@ -151,6 +154,8 @@ def _static_reason(node: Node, options: Precision) -> str:
     if len(values) < 3 or not all(value.tensor.is_static for value in values):
         return "shapes are not static"
     left, right, out = (value.shape for value in values)
+    if node.op in _WITH_KERNELS:
+        return "" if node.op == "Product" or (node.attrs.get("group", 1) == 1 and len(right) == 4) else "no kernel takes it"
     if node.op == "ConvNhwc":
         reason = _conv_reason(node, right, out)
         rows = prod(out[:-1])

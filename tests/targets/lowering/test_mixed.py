@@ -19,9 +19,9 @@ def lower(op, arrays, dtype, options=None, **attrs):
     with jax.enable_x64(True):
         (y,) = jax.jit(lambda *given: run_graph(graph, given, options=options))(*narrowed)
     y = np.asarray(y)
-    assert y.dtype == np.float32
+    assert y.dtype == (NARROW[dtype] if attrs.get("narrow_result") else np.float32)
     assert y.shape == graph.outputs[0].shape
-    return y, [array.astype(np.float32) for array in narrowed]
+    return y.astype(np.float32), [array.astype(np.float32) for array in narrowed]
 
 
 def floats(*shape):
@@ -100,3 +100,23 @@ def convolved(x, w, strides, pads, group):
         np.einsum("nhwcij,mcij->nhwm", windows[..., k * size : (k + 1) * size, :, :], w[k * out : (k + 1) * out]) for k in range(group)
     ]
     return np.concatenate(parts, -1)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("narrow_result", [0, 1])
+@pytest.mark.parametrize("turned", [0, 1])
+def test_products_with_what_follows(dtype, narrow_result, turned):
+    x, w, bias, residual = floats(2, 5, 7), floats(7, 3), floats(3), floats(2, 5, 3)
+    attrs = {"transB": turned, "activation": "Relu", "narrow_result": narrow_result}
+    y, (left, right, *_) = lower("ProductMixed", [x, w.T.copy() if turned else w, bias, residual], dtype, **attrs)
+    expected = np.maximum(left @ (right.T if turned else right) + bias + residual, 0)
+    np.testing.assert_allclose(y, expected, rtol=1e-2 if narrow_result else 1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_convolutions_with_what_follows(dtype):
+    x, w, bias, residual = floats(2, 6, 5, 4), floats(3, 4, 3, 3), floats(3), floats(2, 6, 5, 3)
+    attrs = {"pads": (1,) * 4, "strides": (1, 1), "dilations": (1, 1), "group": 1, "kernel_shape": (3, 3)}
+    plain, _ = lower("ConvNhwcMixed", [x, w], dtype, **attrs)
+    y, _ = lower("FusedConvNhwcMixed", [x, w, bias, residual], dtype, **attrs, activation="Tanh")
+    np.testing.assert_allclose(y, np.tanh(plain + bias + residual), rtol=1e-5, atol=1e-5)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kopt.ir.graph import KOPT
-from kopt.targets.lowering.conv import Window, conv_nhwc
+from kopt.targets.lowering.conv import Window, activate, conv_nhwc
+from kopt.targets.lowering.narrow_calls import halves_convolved, halves_multiplied
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
 
 
@@ -45,3 +46,34 @@ def conv_nhwc_mixed(ctx: LoweringContext, x: Array, weight: Array, bias: Array |
     window = Window.of(ctx, x.shape[1:-1], weight.shape[2:])
     y = conv_nhwc(x, jnp.asarray(weight), window, ctx.attr("group", 1), {**ctx.options, "device": "cpu"})
     return y if bias is None else y + jnp.asarray(bias)
+
+
+def _finished(ctx: LoweringContext, y: Array, bias: Array | None, residual: Array | None) -> Array:
+    """Bias, residual and activation in f32, and the result in its type."""
+    y = y if bias is None else y + jnp.asarray(bias)
+    y = activate(ctx, y if residual is None else y + jnp.asarray(residual).astype(np.float32))
+    return y.astype(ctx.node.output.tensor.dtype.numpy)
+
+
+@lowers("ProductMixed", domain=KOPT)
+def product_mixed(ctx: LoweringContext, x: Array, w: Array, bias: Array | None = None, residual: Array | None = None) -> Array:
+    """activation(x @ w + bias + residual).  x: (..., K), w: (K, N), or (N, K) with ``transB``, in 16 bits."""
+    x, w = jnp.asarray(x), jnp.asarray(w)
+    w = w.T if ctx.attr("transB") else w
+    fast = halves_multiplied(ctx, x, w, bias, residual)
+    if fast is not None:
+        return fast
+    y = wide_dot(x.reshape(prod(x.shape[:-1]), x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
+    return _finished(ctx, y, bias, residual)
+
+
+@lowers("FusedConvNhwcMixed", domain=KOPT)
+def fused_conv_nhwc_mixed(ctx: LoweringContext, x: Array, weight: Array, bias: Array | None = None, residual: Array | None = None) -> Array:
+    """activation(Conv(x) + bias + residual), channels last, x and weight in 16 bits."""
+    x, weight = jnp.asarray(x), jnp.asarray(weight)
+    window = Window.of(ctx, x.shape[1:-1], weight.shape[2:])
+    fast = halves_convolved(ctx, x, weight, window, bias, residual)
+    if fast is not None:
+        return fast
+    y = conv_nhwc(x, weight, window, ctx.attr("group", 1), {**ctx.options, "device": "cpu"})
+    return _finished(ctx, y, bias, residual)
