@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -31,6 +31,8 @@ def kernels(target):
     both = Epilogue(bias=True, residual=True, activation="Relu")
     return [
         Product(19, 23, 37, product_tiling(19, 23, 37, width, cores), Epilogue(bias=True, activation="Gelu")),
+        Product(45, 132, 70, product_tiling(45, 132, 70, width, cores), both),  # also by Strassen's algorithm
+        Product(32, 256, 64, product_tiling(32, 256, 64, width, cores), Epilogue(bias=True, activation="Tanh")),
         Conv(STRIDED, 21, conv_tiling(STRIDED, 21, width, cores)[1], both),
         Winograd(IMAGE, 24, winograd_tiling(IMAGE, 24, width, cores)[1], both),
         Depthwise(STRIDED, depthwise_tiling(STRIDED, width, cores), Epilogue(activation="Clip", low=0.0, high=float("inf"))),
@@ -69,6 +71,30 @@ def test_a_schedule_is_taken_for_its_work_only(target) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_products_that_can_be_halved_have_strassens_form(target) -> None:
+    width = lanes(target)
+
+    def names(m, k, n):
+        return set(implementations(Product(m, k, n, product_tiling(m, k, n, width, 2)), target))
+
+    assert names(45, 132, 70) == {"Product", "Strassen"}
+    assert names(45, 133, 70) == names(45, 132, 71) == names(7, 132, 70) == names(45, 20, 70) == {"Product"}
+
+
+def test_rows_that_two_tasks_share_have_one_value() -> None:
+    """Of an odd number of rows the middle one belongs to both halves; whatever the order of tasks, the result is the same."""
+    target = TARGETS[0].values[0]
+    kernel = implementations(kernels(target)[1], target)["Strassen"]
+    kernel = tiled(kernel, {**asdict(kernel.tiling), "block": kernel.tiling.rows, "panel_tasks": kernel.panels})
+    run = Compiled([kernel], target)
+    given = list(alone.operands(kernel))
+    orders = [list(range(kernel.num_tasks)), list(range(kernel.num_tasks))[::-1], None]
+    first, *others = (run(kernel, given, order) for order in orders)
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_winograd_and_the_direct_form_do_the_same_work(target) -> None:
     direct = Conv(IMAGE, 24, conv_tiling(IMAGE, 24, lanes(target), 2)[1])
     choices = implementations(direct, target)
@@ -96,6 +122,6 @@ def test_schedules_survive_json() -> None:
 
 def test_infinite_limits_have_a_workload() -> None:
     target = TARGETS[0].values[0]
-    kernel = kernels(target)[3]
+    kernel = kernels(target)[5]
     assert workload_of(kernel).attrs["epilogue"]["high"] == "inf"
     assert workload_of(kernel) != workload_of(replace(kernel, epilogue=Epilogue(activation="Clip", low=0.0, high=6.0)))

@@ -24,6 +24,7 @@ from kopt.targets.kernels.kernel import Kernel, symbol
 from kopt.targets.kernels.library import request_of
 from kopt.targets.kernels.product import Product
 from kopt.targets.kernels.schedule import workload_of
+from kopt.targets.kernels.strassen import Strassen
 from kopt.targets.kernels.winograd import Winograd
 from kopt.trial import Candidate
 
@@ -32,6 +33,7 @@ FAR_BYTES = 64 << 20
 
 _MEANINGS: Mapping[str, Callable[..., Any]] = {
     "Product": product_call.meaning,
+    "Strassen": product_call.strassen_meaning,
     "Conv": conv_call.conv_meaning,
     "Winograd": conv_call.winograd_meaning,
     "Depthwise": conv_call.depthwise_meaning,
@@ -100,8 +102,8 @@ def reference(kernel: Kernel) -> np.ndarray:
 def operands(kernel: Kernel) -> Sequence[np.ndarray]:
     """Random operands as the kernel reads them: the same numbers for all kernels of a workload, each packed its own way."""
     x, weight, *rest = _numbers(workload_of(kernel).digest, _plain_shapes(kernel))
-    if isinstance(kernel, Product):
-        weight = product_call.pack(weight, kernel.tiling.panel)
+    if isinstance(kernel, Product | Strassen):
+        weight = product_call.packed(kernel, weight)
     elif isinstance(kernel, Conv | Depthwise | Winograd):
         weight = np.asarray(conv_call.packed(kernel, weight))
     elif isinstance(kernel, Attention) and kernel.mask:
@@ -113,7 +115,7 @@ def operands(kernel: Kernel) -> Sequence[np.ndarray]:
 def _plain_shapes(kernel: Kernel) -> tuple[tuple[int, ...], ...]:
     """Shapes of the operands before packing."""
     first, _, *rest = kernel.operands
-    if isinstance(kernel, Product):
+    if isinstance(kernel, Product | Strassen):
         return (first, (kernel.k, kernel.n), *rest)
     if isinstance(kernel, Conv | Winograd):
         return (first, (kernel.outputs, kernel.image.channels, *kernel.image.kernel), *rest)

@@ -27,6 +27,8 @@ from kopt.targets.kernels.narrow_conv import Bf16Conv, Int8Conv
 from kopt.targets.kernels.narrow_nest import emit_narrow_conv, emit_narrow_product
 from kopt.targets.kernels.product import Product
 from kopt.targets.kernels.product_nest import emit_product
+from kopt.targets.kernels.strassen import Strassen
+from kopt.targets.kernels.strassen_nest import emit_strassen
 from kopt.targets.kernels.winograd import Winograd
 from kopt.targets.kernels.winograd_nest import emit_winograd
 
@@ -35,6 +37,7 @@ MIN_SHARED = 1 << 20
 
 _NESTS: dict[str, tuple[type, Callable[..., Any]]] = {
     "Product": (Product, emit_product),
+    "Strassen": (Strassen, emit_strassen),
     "Conv": (Conv, emit_conv),
     "Depthwise": (Depthwise, emit_depthwise),
     "Winograd": (Winograd, emit_winograd),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -12,6 +13,7 @@ from kopt.hardware import Target
 from kopt.targets.kernels.calls import KernelCalls
 from kopt.targets.kernels.kernel import Epilogue, lanes
 from kopt.targets.kernels.product import Product
+from kopt.targets.kernels.strassen import STEPS, Strassen
 from kopt.targets.kernels.tiling import product_tiling
 from kopt.targets.lowering.activation import activated
 
@@ -29,10 +31,26 @@ def multiply(calls: KernelCalls, x: Any, w: Any, bias: Any | None, residual: Any
     rows, (depth, columns) = prod(x.shape[:-1]), w.shape
     tiling = product_tiling(rows, depth, columns, lanes(calls.target), calls.target.num_cores)
     kernel = calls.scheduled(Product(rows, depth, columns, tiling, epilogue))
-    operands = [x.reshape(rows, depth), pack(w, kernel.tiling.panel)]
+    operands = [x.reshape(rows, depth), packed(kernel, w)]
     operands += [] if bias is None else [bias]
     operands += [] if residual is None else [residual.reshape(rows, columns)]
-    return calls.call(kernel, operands, meaning).reshape(*x.shape[:-1], columns)
+    chosen = strassen_meaning if isinstance(kernel, Strassen) else meaning
+    return calls.call(kernel, operands, chosen).reshape(*x.shape[:-1], columns)
+
+
+def packed(kernel: Product | Strassen, w: Any) -> Any:
+    """The weights as a kernel reads them.  w: f32 (K, N)."""
+    if isinstance(kernel, Product):
+        return pack(w, kernel.tiling.panel)
+    halves = (slice(0, kernel.k // 2), slice(kernel.k // 2, None)), (slice(0, kernel.n // 2), slice(kernel.n // 2, None))
+
+    def combined(quarters: Any) -> Any:
+        (row, column, _), *rest = quarters
+        first = w[halves[0][row], halves[1][column]]
+        return reduce(lambda total, one: total + one[2] * w[halves[0][one[0]], halves[1][one[1]]], rest, first)
+
+    join = np.stack if isinstance(w, np.ndarray) else jnp.stack
+    return join([pack(combined(quarters), kernel.tiling.panel) for _, quarters, _ in STEPS])
 
 
 def pack(w: Any, panel: int) -> Any:
@@ -55,6 +73,14 @@ def unpack(packed: Any, columns: int) -> Any:
 def meaning(kernel: Product, x: Any, packed: Any, *rest: Any) -> Any:
     """The kernel in plain JAX."""
     return finished(kernel.epilogue, x @ unpack(packed, kernel.n), *rest)
+
+
+def strassen_meaning(kernel: Strassen, x: Any, packed: Any, *rest: Any) -> Any:
+    """Strassen's product in plain JAX: the quarters of w are recovered from their sums."""
+    half = kernel.n // 2
+    m2, m3, m4, m5 = (unpack(packed[k], half) for k in (1, 2, 3, 4))  # B11, B12 - B22, B21 - B11, B22
+    w = jnp.concatenate([jnp.concatenate([m2, m3 + m5], 1), jnp.concatenate([m4 + m2, m5], 1)])
+    return finished(kernel.epilogue, x @ w, *rest)
 
 
 def finished(epilogue: Epilogue, y: Any, *rest: Any) -> Any:

@@ -15,14 +15,22 @@ from kopt.targets.kernels.conv import Conv, Depthwise
 from kopt.targets.kernels.conv_tiling import conv_tiling, winograd_tiling
 from kopt.targets.kernels.kernel import Kernel, lanes
 from kopt.targets.kernels.product import Product
-from kopt.targets.kernels.spaces import attention_space, conv_space, depthwise_space, winograd_space
+from kopt.targets.kernels.spaces import attention_space, conv_space, depthwise_space, strassen_space, winograd_space
+from kopt.targets.kernels.strassen import Strassen, strassen_tiling
 from kopt.targets.kernels.tiling import product_space
 from kopt.targets.kernels.winograd import Winograd
 
 Implementations = Mapping[str, Kernel]
 """Kernels that do the same work, by the name of their kind, each with the tiling it takes unsearched."""
 
-_KINDS = {"Product": "product", "Conv": "conv", "Winograd": "conv", "Depthwise": "depthwise", "Attention": "attention"}
+_KINDS = {
+    "Product": "product",
+    "Strassen": "product",
+    "Conv": "conv",
+    "Winograd": "conv",
+    "Depthwise": "depthwise",
+    "Attention": "attention",
+}
 
 
 @dataclass(frozen=True)
@@ -79,8 +87,12 @@ def _plain(value: Any) -> Any:
 def implementations(kernel: Kernel, target: Target) -> Implementations:
     """The kernel, and others that do the same work."""
     found = {type(kernel).__name__: kernel}
+    width, cores = lanes(target), target.num_cores
+    if isinstance(kernel, Product):
+        halved = strassen_tiling(kernel.m, kernel.k, kernel.n, width, cores)
+        if halved is not None:
+            found["Strassen"] = Strassen(kernel.m, kernel.k, kernel.n, halved, kernel.epilogue)
     if isinstance(kernel, Conv | Winograd):
-        width, cores = lanes(target), target.num_cores
         other: tuple[float, Any] | None
         if isinstance(kernel, Conv):
             other = winograd_tiling(kernel.image, kernel.outputs, width, cores)
@@ -98,6 +110,8 @@ def space_of(kernel: Kernel, target: Target) -> SearchSpace:
     width = lanes(target)
     if isinstance(kernel, Product):
         return product_space(kernel.m, kernel.k, kernel.n, width, target.num_cores)
+    if isinstance(kernel, Strassen):
+        return strassen_space(kernel, width)
     if isinstance(kernel, Conv):
         return conv_space(kernel, width)
     if isinstance(kernel, Depthwise):

@@ -9,6 +9,8 @@ from kopt.space import Constraint, Knob, SearchSpace
 from kopt.targets.kernels.attention import Attention
 from kopt.targets.kernels.conv import Conv, Depthwise
 from kopt.targets.kernels.conv_tiling import SCRATCH_BYTES, scratch_bytes
+from kopt.targets.kernels.strassen import NUM_SUMS, Strassen
+from kopt.targets.kernels.strassen import SCRATCH_BYTES as STRASSEN_BYTES
 from kopt.targets.kernels.tiling import FORMS, REGISTERS
 from kopt.targets.kernels.winograd import POSITIONS, Winograd
 
@@ -57,6 +59,23 @@ def winograd_space(kernel: Winograd, lanes: int) -> SearchSpace:
         lanes,
         held,
         Constraint(("tiles", "block"), lambda tiles, block: tiles <= block, "a register tile is not larger than a block"),
+    )
+
+
+def strassen_space(kernel: Strassen, lanes: int) -> SearchSpace:
+    """Every tiling worth trying for Strassen's product."""
+
+    def fits(rows: int, block: int) -> bool:
+        return rows <= block and NUM_SUMS * block * (kernel.k // 2) * 4 <= 2 * STRASSEN_BYTES
+
+    blocks = [-(-kernel.half_rows // parts) for parts in range(1, 9)]
+    return _space(
+        asdict(kernel.tiling),
+        {"block": [*blocks, *(count for count in _BLOCKS if count <= kernel.half_rows)], "panel_tasks": _GROUPS, "unroll": UNROLLS},
+        ("rows", kernel.half_rows),
+        kernel.n // 2,
+        lanes,
+        Constraint(("rows", "block"), fits, "the sums stay in the second-level cache"),
     )
 
 
