@@ -1,13 +1,16 @@
 """False alarms and power of the gate on traces: the real protocol and verdicts, only the machine is made up or replayed.
 
-Usage: python benchmarks/gate/traces.py [--seconds 50] [--runs 10000] [--power-runs 500]
+Usage: python benchmarks/gate/traces.py [--seconds 50] [--runs 10000] [--power-runs 200]
 
-Continues results/traces.json where it stopped; run it until it says that everything is done. Equal versions give equal numbers.
+Continues results/traces.json where it stopped, or starts over when the code that decides is another; run it until it says that everything
+is done. Equal versions give equal numbers.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import hashlib
 import json
 import random
 import sys
@@ -23,8 +26,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import noise
 from noise import CALL_S, Trace, traces
 
+from kopt.check import change_points, family, judge, measure_pairs, sequence, steady, verdict
 from kopt.check.family import correct
 from kopt.check.judge import Finding, Result, judge_regression
 from kopt.check.measure_pairs import MachineCounters, PairProtocol, ProcessRun, measure_sides
@@ -167,16 +172,32 @@ def summary(cells: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def code() -> str:
+    """A digest of what decides the results, comments and docstrings apart; other code starts over."""
+    found = hashlib.sha256()
+    modules = (change_points, family, judge, measure_pairs, sequence, steady, verdict, noise, sys.modules[__name__])
+    for module in modules:
+        tree = ast.parse(Path(str(module.__file__)).read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                node.value.value = None
+        found.update(ast.dump(tree).encode())
+    return found.hexdigest()[:16]
+
+
 def main() -> None:
     """Run what is missing until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=50, help="stop after so long; 0 only sums up")
     parser.add_argument("--runs", type=int, default=10_000, help="A/A runs of every trace")
-    parser.add_argument("--power-runs", type=int, default=500, help="runs of every trace with another effect")
+    parser.add_argument("--power-runs", type=int, default=200, help="runs of every trace with another effect")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--only", default="", help="traces whose names contain this")
     options = parser.parse_args()
-    cells = json.loads(options.out.read_text())["cells"] if options.out.exists() else {}
+    digest = code()
+    stored = json.loads(options.out.read_text()) if options.out.exists() else {}
+    cells = stored["cells"] if stored.get("code") == digest or options.seconds <= 0 else {}
+    options.out.parent.mkdir(exist_ok=True)
     end = time.monotonic() + options.seconds
     with ProcessPoolExecutor(available_cores()) as pool:
         while (planned := one_round(cells, options)) and time.monotonic() < end:
@@ -186,10 +207,9 @@ def main() -> None:
                     break
                 for (key, *_), runs in zip(batch, pool.map(chunk, *zip(*(one[1:] for one in batch), strict=True)), strict=True):
                     count(cells[key], runs)
-    options.out.parent.mkdir(exist_ok=True)
-    cells = {key: cell for key, cell in cells.items() if cell["runs"]}
-    options.out.write_text(json.dumps({"protocol": "default", "cells": cells}, indent=1) + "\n")
-    print(summary(cells))
+                done = {key: cell for key, cell in cells.items() if cell["runs"]}
+                options.out.write_text(json.dumps({"protocol": "default", "code": digest, "cells": done}, indent=1) + "\n")
+    print(summary({key: cell for key, cell in cells.items() if cell["runs"]}))
     print("there is more to run" if planned else "everything is done")
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from statistics import NormalDist, median
 from typing import TypeAlias
 
@@ -135,7 +136,7 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     reached = np.cumsum(weights, axis=1)
     half = reached[:, -1:] / 2
     slack = 1e-9 * half
-    return np.asarray(values[(reached < half - slack).sum(axis=1)] + values[(reached <= half + slack).sum(axis=1)]) / 2
+    return np.asarray(values[(reached >= half - slack).argmax(axis=1)] + values[(reached > half + slack).argmax(axis=1)]) / 2
 
 
 def bootstrap_medians(effects: Effects, seed: int, draws: int = BOOTSTRAP_DRAWS, weights: Effects | None = None) -> np.ndarray:
@@ -143,22 +144,31 @@ def bootstrap_medians(effects: Effects, seed: int, draws: int = BOOTSTRAP_DRAWS,
 
     Two levels, because a process keeps its memory layout: its pairs are alike in ways that other processes' are not.
     """
+    given = tuple(tuple(group) for group in weights if len(group)) if weights is not None else None
+    return _bootstrap(tuple(tuple(group) for group in effects if len(group)), given, seed, draws)
+
+
+@lru_cache(maxsize=16)  # the same runs are looked at while measuring and for the verdict
+def _bootstrap(groups: tuple[tuple[float, ...], ...], weights: tuple[tuple[float, ...], ...] | None, seed: int, draws: int) -> np.ndarray:
+    """Draws are counted by effect, so that a resample is a row of weights of the ascending effects."""
     rng = np.random.default_rng(seed)
-    groups = [np.asarray(group, float) for group in effects if len(group)]
-    flat = np.concatenate(groups)
+    flat = np.array([effect for group in groups for effect in group], float)
+    given = np.ones(flat.size) if weights is None else np.array([weight for group in weights for weight in group], float)
     order = np.argsort(flat, kind="stable")
     place = np.empty(flat.size, np.intp)
     place[order] = np.arange(flat.size)
     lengths = np.array([len(group) for group in groups])
-    starts = np.cumsum(lengths) - lengths
+    starts, width = np.cumsum(lengths) - lengths, int(lengths.max())
     rows = rng.integers(len(groups), size=(draws, len(groups)))
-    width = int(lengths.max())
-    drawn = starts[rows][:, :, None] + (rng.random((draws, len(groups), width)) * lengths[rows][:, :, None]).astype(np.intp)
-    kept = np.arange(width)[None, None, :] < lengths[rows][:, :, None]
-    cells = place[drawn] + flat.size * np.arange(draws)[:, None, None]
-    counts = np.bincount(cells[kept], minlength=draws * flat.size).reshape(draws, flat.size)
-    given = np.ones(flat.size) if weights is None else np.concatenate([np.asarray(group, float) for group in weights if len(group)])
-    return weighted_median(flat[order], counts * given[order])
+    drawn = (rng.random((draws, len(groups), width)) * lengths[rows][:, :, None]).astype(np.intp)
+    drawn += starts[rows][:, :, None]
+    cells = place.take(drawn)
+    cells += (flat.size * np.arange(draws))[:, None, None]
+    kept = cells.ravel() if (lengths == width).all() else cells[np.arange(width)[None, None, :] < lengths[rows][:, :, None]]
+    counts = np.bincount(kept, minlength=draws * flat.size).reshape(draws, flat.size)
+    medians = weighted_median(flat[order], counts * given[order])
+    medians.flags.writeable = False
+    return medians
 
 
 def tail_of_t(distance: float, error: float, degrees: int) -> float:
