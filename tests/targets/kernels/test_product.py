@@ -36,6 +36,8 @@ def overshooting(lanes):
         Product(13, 5, n, ProductTiling(4, 2 * lanes, 8, 16, 3), ODD),
         Product(13, 5, n, ProductTiling(1, lanes, 1, 32, 64), ODD),
         Product(7, 9, n, ProductTiling(7, lanes, 4, 8, 5), ODD),
+        Product(13, 5, n, ProductTiling(1, lanes, 1, 32, 64, 1), ODD),
+        Product(13, 5, n, ProductTiling(2, lanes, 4, 5, 4, 1), ODD),
     ]
 
 

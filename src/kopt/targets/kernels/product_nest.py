@@ -19,6 +19,8 @@ def emit_product(kernel: Product, name: str, lanes: int) -> Any:
     chunk, group = -(-tiles // tiling.row_tasks), -(-kernel.panels // tiling.panel_tasks)
     with IRBuilder() as builder, function(name, kernel.operands, kernel.result) as (arrays, y, task):
         rows, panels = task % tiling.row_tasks, task // tiling.row_tasks
+        if tiling.panels_first:
+            rows, panels = task // tiling.panel_tasks, task % tiling.panel_tasks
         with build.serial(group) as p, build.serial(chunk) as r:
             panel = part(panels, p, group, kernel.panels)
             row = first_of(part(rows, r, chunk, tiles), tiling.rows, kernel.m)

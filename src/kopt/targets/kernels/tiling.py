@@ -29,6 +29,9 @@ class ProductTiling:
         unroll: steps of K written out.
         row_tasks: chunks the rows are divided into.
         panel_tasks: groups the panels are divided into.
+        panels_first: 1 where consecutive tasks take the groups of panels of the same rows, 0 where they take the chunks of
+            rows of the same panels. The threads begin at either end, so each keeps its own rows in the one case, its own
+            weights in the other.
     """
 
     rows: int
@@ -36,6 +39,7 @@ class ProductTiling:
     unroll: int
     row_tasks: int
     panel_tasks: int
+    panels_first: int = 0
 
 
 def product_tiling(m: int, k: int, n: int, lanes: int, cores: int) -> ProductTiling:
@@ -68,7 +72,7 @@ def _tasks(m: int, k: int, n: int, rows: int, panel: int, cores: int) -> Product
     while row_tasks * panel_tasks < 4 * cores and row_tasks < tiles:
         row_tasks = min(tiles, row_tasks * 2)
     chunk = -(-tiles // row_tasks)
-    return ProductTiling(rows, panel, 4, -(-tiles // chunk), panel_tasks)
+    return ProductTiling(rows, panel, 4, -(-tiles // chunk), panel_tasks, int(n < m))
 
 
 def product_space(m: int, k: int, n: int, lanes: int, cores: int) -> SearchSpace:
@@ -85,6 +89,7 @@ def product_space(m: int, k: int, n: int, lanes: int, cores: int) -> SearchSpace
             Knob("unroll", (1, 2, 4, 8), default.unroll),
             Knob("row_tasks", chunks, default.row_tasks),
             Knob("panel_tasks", tuple(sorted({default.panel_tasks, *(c for c in (1, 2, 4, 8, 16, 32, 64))})), default.panel_tasks),
+            Knob("panels_first", (0, 1), default.panels_first),
         ),
         (
             Constraint(("rows", "panel"), lambda r, p: (r, p // lanes) in forms, "the accumulators fit the registers"),
