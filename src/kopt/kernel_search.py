@@ -109,7 +109,7 @@ class KernelTuning:
     threads: int
     seed: int = 0
     progress: Progress = lambda _: None
-    curve: list[tuple[float, float]] = field(default_factory=list)
+    curve: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         settings = SearchSettings(
@@ -183,7 +183,7 @@ class KernelTuning:
 
     def _tell(self, state: TuneProgress) -> None:
         if state.model_us is not None:
-            self.curve.append((round(state.elapsed_s, 2), state.model_us))
+            self.curve.append({"elapsed_s": round(state.elapsed_s, 2), "model_us": round(state.model_us, 2)})
         shown = "" if state.model_us is None else f", all kernels {state.model_us / 1e3:.3g} ms"
         failures = f", {state.num_failures} failed" if state.num_failures else ""
         left_s = max(0.0, state.budget_s - state.elapsed_s)

@@ -411,7 +411,7 @@ class _ProgramSearch:
             "trials": self.events,
             "failures": dict(Counter(event["kind"] for event in self.events if event["kind"] not in ("measured", "slow"))),
             "race": ratios,
-            "kernels": dict(self.kernels_report),
+            **({"kernels": dict(self.kernels_report)} if self.kernels_report else {}),
             "batches": [
                 {
                     "batch": point.batch,

@@ -41,8 +41,27 @@ def full() -> dict[str, Any]:
         "chosen": {"tile": 8, "threads": 2},
         "race": [{"config": {"tile": 8}, "p50_us": 150.0, "ratio": 1.0}, {"config": {"tile": 4}, "p50_us": 180.0, "ratio": 1.2}],
         "batches": [{"batch": 1, "p50_us": 80.0}, {"batch": 32, "p50_us": 900.0}],
+        "kernels": KERNELS,
     }
     return {**content, "search": search}
+
+
+KERNELS = {
+    "peak_gflops": 220.0,
+    "failures": {},
+    "progress": [{"elapsed_s": 1.0, "model_us": 120.0}, {"elapsed_s": 2.0, "model_us": 100.0}],
+    "workloads": [
+        {
+            "workload": "product 128x768 128x3072 f32",
+            "calls": 12,
+            "implementation": "Strassen",
+            "config": {"rows": 8, "panel": 48},
+            **{"p50_us": 2600.0, "default_us": 2900.0, "gflops": 205.0, "of_peak": 0.93, "trials": 24},
+        },
+        {"workload": "attention", "calls": 1, "implementation": "Attention", "config": {}, "p50_us": 9.0, "default_us": None, "trials": 1},
+        {"workload": "never measured", "calls": 1, "default_us": None, "trials": 0},
+    ],
+}
 
 
 def rendered(*contents: dict[str, Any]) -> str:
@@ -78,7 +97,7 @@ class Tags(HTMLParser):
 def test_every_chart_is_there_and_is_a_valid_figure() -> None:
     text = rendered(full())
     charts = charts_of(text)
-    assert set(charts) == set(CHARTS)
+    assert set(charts) == {*CHARTS, "kernel_search"}
     places = {attributes.get("id") for _, attributes in Tags(text).tags}
     for key, chart in charts.items():
         assert f"chart-{key}" in places
@@ -93,6 +112,10 @@ def test_a_search_is_told_and_its_batch_curve_drawn() -> None:
     assert "4 trials of 12 possible programs in 3 s of 60 s; failed: 1 crash" in words
     assert "chosen: tile=8 threads=2" in words
     assert "1.200" in words
+    assert "Strassen rows=8 panel=48" in words
+    assert "as without a search" in words
+    assert "93%" in words
+    assert charts["kernel_search"]["data"][0]["y"] == [0.12, 0.1]
     assert [trace["name"] for trace in charts["search"]["data"]] == ["trial", "best so far", "given up as slow", "failed"]
     assert charts["search"]["data"][1]["y"] == [0.2, 0.15]
     assert "0.kopt, searched" in {trace["name"] for trace in charts["throughput"]["data"]}

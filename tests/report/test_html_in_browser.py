@@ -16,7 +16,7 @@ from support import browser as browsers
 from support.browser import browser, screenshot, until
 from support.reports import bucket, report
 
-CHARTS = ("distribution", "percentiles", "throughput", "front", "operators", "roofline", "search")
+CHARTS = ("distribution", "percentiles", "throughput", "front", "operators", "roofline", "search", "kernel_search")
 DRAWN = "return document.body.dataset.drawn === 'all'"
 SCREENS = {"light": (1200, False, False), "dark": (1200, True, False), "phone": (375, False, True), "dark-phone": (375, True, True)}
 
@@ -26,6 +26,10 @@ def page(tmp_path_factory):
     content = report()
     content["buckets"] = [bucket(batch, 100.0 * cost, 90.0 * cost) for batch, cost in ((1, 1.0), (4, 1.6), (16, 6.1))]
     content["search"] = {"trials": [{"elapsed_s": 1.0 * step, "p50_us": 300.0 / step} for step in range(1, 9)]}
+    workload = {"workload": "product 128x768 128x3072 f32", "calls": 12, "implementation": "Strassen", "config": {"rows": 8, "panel": 48}}
+    workload |= {"p50_us": 2600.0, "default_us": 2900.0, "gflops": 205.0, "of_peak": 0.93, "trials": 24}
+    progress = [{"elapsed_s": 1.0 * step, "model_us": 100.0 / step} for step in range(1, 9)]
+    content["search"]["kernels"] = {"progress": progress, "workloads": [workload]}
     content["model"]["name"] = "a_model_whose_name_has_no_place_to_break_" * 4
     content["buckets"][0]["operators"][0]["operator"] = "com.example.an_operator_with_a_long_name<b>"
     path = tmp_path_factory.mktemp("page") / "report.html"

@@ -63,6 +63,10 @@ def test_any_field_of_another_kind_is_named_or_can_be_shown(value) -> None:
         "race": [{"config": {"tile": 8}, "p50_us": 5.0, "ratio": 1.0}],
         "failures": {"crash": 1},
         "chosen": {"tile": 8},
+        "kernels": {
+            "progress": [{"elapsed_s": 1.0, "model_us": 2.0}],
+            "workloads": [{"workload": "w", "calls": 1, "implementation": "Conv", "config": {"rows": 1}, "p50_us": 1.0, "trials": 1}],
+        },
     }
     named = 0
     for path in paths(content):
@@ -79,6 +83,7 @@ def test_any_field_of_another_kind_is_named_or_can_be_shown(value) -> None:
         html.cards(page)
         html.search_lines(page.search)
         html.race_rows(page.search)
+        html.kernel_rows(page.search)
         if path[0] in ("buckets", "machine", "search"):
             html.charts_of(page)
     assert named > 20

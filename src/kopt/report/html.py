@@ -11,7 +11,7 @@ from typing import Any
 
 from kopt import __version__
 from kopt.errors import MissingDependencyError
-from kopt.report.page import Page, cards, latency_rows, race_rows, search_lines
+from kopt.report.page import Page, cards, kernel_rows, latency_rows, race_rows, search_lines
 
 
 def require() -> None:
@@ -47,6 +47,7 @@ def render(page: Page) -> str:
         latency_rows=latency_rows(page),
         search_lines=search_lines(page.search),
         race=race_rows(page.search),
+        kernels=kernel_rows(page.search),
         charts=charts,
         charts_json=_script_json(drawn),
         plotly_js=get_plotlyjs(),
@@ -66,6 +67,7 @@ def charts_of(page: Page) -> dict[str, dict[str, Any] | None]:
         "operators": work_charts.operators(page.buckets),
         "roofline": work_charts.roofline(page.buckets, page.machine),
         "search": work_charts.search(page.search),
+        "kernel_search": work_charts.kernel_search(page.search),
     }
 
 

@@ -172,5 +172,23 @@ def race_rows(search: Mapping[str, Any]) -> list[Row]:
     return [(_spelled(one["config"]), duration(one["p50_us"]), f"{one['ratio']:.3f}") for one in search.get("race", ())]
 
 
+def kernel_rows(search: Mapping[str, Any]) -> list[Row]:
+    """The workloads that kernels do, those that take most of the model's time first."""
+    found = [one for one in search.get("kernels", {}).get("workloads", ()) if one.get("p50_us")]
+    return [
+        (
+            one["workload"],
+            str(one["calls"]),
+            " ".join((one.get("implementation", ""), _spelled(one.get("config", {})) or "as without a search")),
+            duration(one["p50_us"]),
+            duration(one["default_us"]) if one.get("default_us") else "-",
+            number(one["gflops"]) if one.get("gflops") else "-",
+            f"{one['of_peak']:.0%}" if one.get("of_peak") else "-",
+            str(one["trials"]),
+        )
+        for one in sorted(found, key=lambda one: -one["calls"] * one["p50_us"])
+    ]
+
+
 def _spelled(config: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={choice}" for name, choice in config.items())

@@ -75,6 +75,15 @@ def _entry(**fields: Rule) -> Rule:
 
 _SAMPLES = _maybe(_list_of(_list_of(_positive)))
 _LATENCY = _entry(p50_us=_positive, p90_us=_nullable(_positive), p99_us=_nullable(_positive), samples_ns=_SAMPLES)
+_TUNED_KERNEL = _entry(
+    workload=_text,
+    calls=_count,
+    trials=_count,
+    implementation=_maybe(_text),
+    config=_maybe(_mapping),
+    **dict.fromkeys(("p50_us", "default_us", "gflops", "of_peak"), _nullable(_positive)),
+)
+_KERNELS = _entry(workloads=_list_of(_TUNED_KERNEL), progress=_maybe(_list_of(_entry(elapsed_s=_number, model_us=_positive))))
 _REPORT: Mapping[str, Rule] = {
     "precision": _text,
     "passes": _list_of(_entry(**{"pass": _text}, rewrites=_mapping, skips=_list_of(_entry(rule=_text)))),
@@ -89,6 +98,7 @@ _REPORT: Mapping[str, Rule] = {
             batches=_maybe(_list_of(_entry(batch=_count, p50_us=_positive))),
             race=_maybe(_list_of(_entry(config=_mapping, p50_us=_positive, ratio=_positive))),
             failures=_maybe(_mapping),
+            kernels=_maybe(_KERNELS),
             chosen=_maybe(_mapping),
             seconds=_maybe(_number),
             budget_s=_maybe(_number),

@@ -108,6 +108,20 @@ def _node_text(name: str, node: Mapping[str, Any]) -> str:
     return "<br>".join(lines)
 
 
+def kernel_search(search: Mapping[str, Any]) -> Figure | None:
+    """The sum of the fastest times of all kernels over the time of their search."""
+    progress = search.get("kernels", {}).get("progress", ())
+    if not progress:
+        return None
+    figure = go.Figure()
+    times = [one["model_us"] / 1e3 for one in progress]
+    line = {"color": COLORS[1], "width": 2, "shape": "hv"}
+    figure.add_scatter(x=rounded([one["elapsed_s"] for one in progress]), y=rounded(times), mode="lines", line=line, name="all kernels")
+    figure.update_xaxes(title={"text": "seconds into the search of kernels"})
+    figure.update_yaxes(**log_axis("milliseconds a call, all kernels", times))
+    return finish(figure)
+
+
 def search(progress: Mapping[str, Any]) -> Figure | None:
     """Every trial of a search over the time it was made, with the best so far; trials without a time lie on the lower edge."""
     trials = progress.get("trials", ())
