@@ -1,6 +1,6 @@
 """Compiling and re-batching in a process of its own, with its time and peak memory.
 
-    python benchmarks/prepare.py compile MODEL OUT.kopt THREADS BATCH PRECISION
+    python benchmarks/prepare.py compile MODEL OUT.kopt THREADS BATCH PRECISION [BUDGET]
     python benchmarks/prepare.py compile-and-measure MODEL OUT.kopt THREADS BATCH PRECISION
     python benchmarks/prepare.py rebatch MODEL OUT.onnx THREADS BATCH
 
@@ -21,11 +21,17 @@ from children import environment
 from runtimes import bind_cores
 
 
-def compile_artifact(model: Path, output: Path, batch: int, precision: str, *, measure: bool) -> None:
-    """Compile for this machine's processor; with ``measure`` all of what `kopt compile` does, its report included."""
-    import kopt
+def compile_artifact(model: Path, output: Path, batch: int, precision: str, budget: str = "", *, measure: bool) -> None:
+    """Compile for this machine's processor; with ``measure`` all of what `kopt compile` does, its report included.
 
-    kopt.compile(str(model), target="cpu", output=str(output), batch=batch, precision=precision, measure=measure)
+    With a budget, such as "100s", the program is searched for; trials go to a database beside the artifact, so nothing is known before.
+    """
+    import kopt
+    from kopt.autotune.budget import parse_duration
+    from kopt.tune import Tuning
+
+    tuning = Tuning(parse_duration(budget), database=output.with_suffix(".db"), precisions=(precision,)) if budget else None
+    kopt.compile(str(model), target="cpu", output=str(output), batch=batch, precision=precision, measure=measure, tuning=tuning)
 
 
 def rebatch(model: Path, output: Path, batch: int) -> None:

@@ -5,6 +5,7 @@ process is idle (see ``children.alternate``). Outputs are compared with ONNX Run
 other than one is made by kopt's ``rebatch``, and all runtimes get the same re-batched ONNX file.
 
     python benchmarks/run.py                                 everything, about an hour
+    python benchmarks/run.py --budget 3m                     the same with programs searched for three minutes each
     python benchmarks/run.py --models resnet18 --batch 1 --rounds 1 --seconds 0.1
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=models.names(), metavar="NAME", help="which models")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="which batch sizes")
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="precisions of kopt and OpenVINO")
+    parser.add_argument("--budget", default="", help="search every program so long first, such as 100s (default: no search)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of two blocks per runtime")
     parser.add_argument("--seconds", type=float, default=1.0, help="least length of a block")
     parser.add_argument("--calls", type=int, default=5, help="least calls of a block")
@@ -48,7 +51,7 @@ def main() -> None:
                     results.append(measure(name, path, batch, precision, settings))
                     print(line_of(results[-1]), flush=True)
     print("\n" + table(HEADER, [cells(result) for result in results]))
-    print(f"\nwritten to {write('latency', settings, machine, results)}")
+    print(f"\nwritten to {write('latency-tuned' if settings.budget else 'latency', settings, machine, results)}")
 
 
 def measure(name: str, model: Path, batch: int, precision: str, settings: argparse.Namespace) -> dict[str, Any]:
@@ -60,9 +63,11 @@ def measure(name: str, model: Path, batch: int, precision: str, settings: argpar
             if not batched.exists():
                 result["rebatch"] = in_child("rebatch", model, batched, batch, threads=settings.threads)
             model = batched
-        artifact = model.with_suffix(f".{precision}.kopt")
+        artifact = model.with_suffix(f".{precision}.tuned.kopt" if settings.budget else f".{precision}.kopt")
         if not artifact.exists():
-            result["compile"] = in_child("compile", model, artifact, batch, precision, threads=settings.threads)
+            result["compile"] = in_child("compile", model, artifact, batch, precision, settings.budget, threads=settings.threads)
+        if settings.budget:
+            result["search"] = json.loads((artifact / "report.json").read_text())["search"]
         inputs = model.with_suffix(".inputs.npz")
         np.savez(inputs, **models.inputs_of(onnx.load(model, load_external_data=False), batch))
         race(result, {"kopt": artifact, **{peer: model for peer in PEERS if installed(peer)}}, inputs, settings)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import onnx
+import psutil
 import pytest
 
-from kopt import compiler
+from kopt import compiler, kernel_search
 from kopt.autotune.database import TrialDatabase
 from kopt.autotune.record import Surroundings
 from kopt.buckets import plan
@@ -16,6 +20,7 @@ from kopt.hardware import Target
 from kopt.kernel_search import KernelTuning, kernel_uses
 from kopt.specialize import Recipe, specialize
 from kopt.targets.kernels.library import obstacle
+from kopt.trial import Limits
 from support import graphs
 
 CPU = Target.parse("cpu")
@@ -73,6 +78,26 @@ def test_a_search_files_real_trials_and_is_remembered(model, tmp_path) -> None:
         assert all(record.outcome.error <= 1e-4 for record in records)
         again = tuning(model, tmp_path, database).known()
         assert again.schedules == found.schedules  # the database alone gives the same answer
+
+
+def test_sabotaged_candidates_change_nothing(model, tmp_path, monkeypatch) -> None:
+    """A third of the candidates crash, hang, use up memory or give wrong results: each is filed with its kind, and the rest goes on."""
+    monkeypatch.setattr(kernel_search, "_MODULE", "support.fake_kernels")
+    monkeypatch.setattr(kernel_search, "_ENTRY", "support.fake_kernels:build")
+    monkeypatch.setattr(kernel_search, "_LIMITS", Limits(seconds=2.0))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("FAKE_SABOTAGE", "1")
+    with TrialDatabase(tmp_path / "t.db") as database:
+        search = tuning(model, tmp_path, database)
+        search.uses = search.uses[:2]
+        found = search.search(25.0)
+        kinds = {record.kind for record in database.trials()}
+        times = [record.p50_us for record in database.trials() if record.p50_us is not None]
+    assert {"crash", "hang", "memory", "wrong"} & kinds
+    assert sum(found.report["failures"].values()) > 0
+    assert len(found.report["workloads"]) == 2
+    assert min(row["p50_us"] for row in found.report["workloads"]) <= 1.3 * min(times)
+    assert not [one for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_program_runs_with_the_schedules_found(model, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -160,6 +161,22 @@ def test_a_killed_tuner_loses_no_finished_trial(folder) -> None:
 @pytest.mark.parametrize("seed", range(50))
 def test_tuners_killed_at_fifty_points_lose_no_finished_trial(folder, seed) -> None:
     assert 0 <= cut_off(folder, seed, signal.SIGKILL) <= 1
+
+
+@pytest.mark.nightly
+def test_eight_tuners_at_once_share_one_database(folder) -> None:
+    """Every trial that any of them told of is a row, readable and in the name of its run."""
+    tuners = [start(folder, "--budget", "20s", "--seed", str(seed), "--json", "-o", f"{seed}.kopt") for seed in range(8)]
+    reports = []
+    for tuner in tuners:
+        out, err = tuner.communicate(timeout=300)
+        assert tuner.returncode == 0, err
+        reports.append(json.loads(out)["search"])
+    with TrialDatabase(folder / "t.db") as database:
+        for report in reports:
+            rows = [record for record in database.run_trials(report["run"]) if not record.run.startswith("final:")]
+            assert [record.p50_us for record in rows] == [trial["p50_us"] for trial in report["trials"]]
+        assert len({report["run"] for report in reports}) == 8
 
 
 def test_real_programs_of_a_small_model(tmp_path) -> None:

@@ -30,7 +30,7 @@ from kopt.errors import ToolchainError, UsageError
 from kopt.hardware import Target, available_cores
 from kopt.ir.fingerprint import structure_fingerprint
 from kopt.ir.graph import Graph
-from kopt.kernel_search import KernelTuning, kernel_uses
+from kopt.kernel_search import KernelTuning, kernel_revision, kernel_uses
 from kopt.references import reference_outputs
 from kopt.runners import child_environment
 from kopt.space import Choice, Config, Workload, config_key
@@ -174,7 +174,9 @@ class _ProgramSearch:
         if not uses:
             return None
         threads = int(default["threads"])
-        surroundings = Surroundings(self.target.fingerprint, {**self.surroundings.versions, "threads": str(threads)})
+        surroundings = Surroundings(
+            self.target.fingerprint, {**self.surroundings.versions, "threads": str(threads), "kernels": kernel_revision()}
+        )
         return KernelTuning(
             uses, self.target, surroundings, self.database, self.folder, self.run_name, threads, self.tuning.seed, self.progress
         )
