@@ -64,7 +64,7 @@ THIRD_PARTY = {
     "pytest": ("kopt.check.pytest_plugin",),
     "rich": ("kopt.cli", "kopt.report"),
     "ruptures": ("kopt.check.change_points",),
-    "safetensors": ("kopt.artifact", "kopt.session"),
+    "safetensors": ("kopt.artifact", "kopt.session", "kopt.recovery"),
     "scipy": ("kopt.check",),
     "typer": ("kopt.cli",),
 }

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from kopt.check.api import check
     from kopt.compiler import compile
     from kopt.hardware import Target
+    from kopt.pruning import prune
     from kopt.quantization import quantize
+    from kopt.recovery.api import recover
     from kopt.session import Session, load
 
 try:
@@ -50,7 +52,9 @@ _LAZY = {
     "check": "kopt.check",
     "compile": "kopt.compiler",
     "load": "kopt.session",
+    "prune": "kopt.pruning",
     "quantize": "kopt.quantization",
+    "recover": "kopt.recovery.api",
 }
 
 __all__ = [
@@ -79,7 +83,9 @@ __all__ = [
     "check",
     "compile",
     "load",
+    "prune",
     "quantize",
+    "recover",
 ]
 
 
