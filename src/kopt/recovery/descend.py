@@ -124,6 +124,7 @@ class _Run:
         _, gradients = self.objective.gradients(state.params, self.samples.pick(numbers))
         rate = self.settings.rate * min(1.0, (progress + 1e-3) / WARM_UP) * (1 + np.cos(np.pi * progress)) / 2
         moved = self.update(state.params, state.first, state.second, gradients, np.float32(rate), np.float32(state.step + 1))
+        jax.block_until_ready(moved[0])  # else steps pile up, and the clock sees none of them
         self.state = replace(state, params=moved[0], first=moved[1], second=moved[2], step=state.step + 1)
 
     def look(self, progress: float) -> bool:

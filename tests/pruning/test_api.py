@@ -11,7 +11,7 @@ import pytest
 from kopt.errors import UsageError
 from kopt.pruning import prune
 
-MODELS = Path(__file__).parents[1] / "benchmarks" / "compression" / "models"
+MODELS = Path(__file__).parents[2] / "benchmarks" / "compression" / "models"
 
 
 def images(count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pruning a model: what ``kopt prune`` does."""
+"""``kopt.prune``: a model in, a smaller one or one with zeros out."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from kopt.passes.prune.masks import MaskWeights, block_pattern
 from kopt.passes.prune.rebuild import compensate
 from kopt.passes.prune.record import recorded
 from kopt.passes.prune.score import consumed_axis, consumed_input, kept_count, reconstruction_scores, selected, weight_scores
+from kopt.pruning.latency import least_pruning
 from kopt.recovery.observe import grams, prepared
 
 Progress = Callable[[str], None]
@@ -137,11 +138,15 @@ def _structured(graph: Graph, ratio: float, latency: float | None, calib: Source
         smaller = compensate(smaller, found, removed, moments) if moments else smaller
         return recorded(smaller, found, removed)
 
-    report: dict[str, Any] = {"method": "structured", "size_only": False, "ratio": ratio}
-    if latency is not None:
-        raise UsageError("not yet")
-    result = candidate(ratio)
-    report |= {"groups": _widths(found, ratio), **_sizes(graph, result), "calibrated": bool(moments)}
+    report: dict[str, Any] = {"method": "structured", "size_only": False}
+    if latency is None:
+        result = candidate(ratio)
+    else:
+        fast = least_pruning(graph, candidate, latency, say)
+        result, ratio = fast.graph, fast.share
+        interval = {"ratio": fast.ratio.value, "ratio_lower": fast.ratio.lower, "ratio_upper": fast.ratio.upper}
+        report["latency"] = {**interval, "wanted": latency, "before_us": fast.before_us, "tried": [list(one) for one in fast.tried]}
+    report |= {"ratio": ratio, "groups": _widths(found, ratio), **_sizes(graph, result), "calibrated": bool(moments)}
     return Pruned(result, report)
 
 
