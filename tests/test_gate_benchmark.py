@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 import numpy as np
 import pytest
 
+from support.runs import process_run
 from support.source import ROOT
 
 sys.path.append(str(ROOT / "benchmarks" / "gate"))
@@ -73,3 +75,18 @@ def test_chains_are_equal_layers() -> None:
     assert [one / layers[0] - 1 for one in layers[1:]] == pytest.approx([0.0526, 0.105], abs=1e-3)
     line = {"kind": "aa", "verdict": "pass", "effect": 0.01, "seconds": 3.0}
     assert real.summary([line, {**line, "effect": None}]).split()[:4] == ["aa", "2", "runs", "{'pass':"]
+
+
+def test_stored_runs_are_judged_again_as_they_were(rng) -> None:
+    made = [real.rounded(process_run(rng, 0.2, noise=0.01)) for _ in range(4)]
+    again = real.unpack(json.loads(json.dumps(real.pack(made))))
+    assert [run.pairs for run in again] == [run.pairs for run in made]
+    assert [(run.baseline_first, run.candidate_warm_up) for run in again] == [(run.baseline_first, run.candidate_warm_up) for run in made]
+    line = {"number": 3, "processes": [2, 2], "samples": real.pack(made)}
+    assert real.judged_again(line) == "fail"
+    assert real.judged_again({**line, "samples": real.pack([real.rounded(process_run(rng, 0.0, noise=0.01)) for _ in range(4)])}) == "pass"
+
+
+def test_results_belong_to_the_code_that_made_them() -> None:
+    assert traces.code() == traces.code()
+    assert len(traces.code()) == 16
