@@ -77,7 +77,7 @@ class RowNorm:
     """Softmax or normalization of rows of f32; the expression of a row is computed once, into a buffer of the task.
 
     Attributes:
-        kind: "softmax", "log_softmax", "layer" or "rms".
+        kind: "softmax", "masked_softmax" (zeros for a row that is -inf throughout), "log_softmax", "layer" or "rms".
         rows: sizes of the axes before the last.
         size: elements of a row.
         operands: what the expression reads; strides along (rows..., row). For "layer" and "rms" the scale and, with ``bias``,

@@ -12,7 +12,7 @@ import numpy as np
 
 from kopt.hardware import Target
 from kopt.ir.constant import aligned_copy
-from kopt.ir.types import DType, TensorType
+from kopt.ir.types import DType, TensorType, Type
 from kopt.targets.kernels.kernel import Kernel, lanes
 from kopt.targets.tvm_loops import Loop, Map, Operand, Reduce, work
 from kopt.targets.tvm_memory import ALIGNMENT
@@ -46,11 +46,13 @@ class Step:
         piece: what is computed.
         arguments: storage and offset in elements of every array it reads, then of the one it writes.
         shared: whether threads share its tasks.
+        node: the user's name of the node it was translated for.
     """
 
     piece: Any
     arguments: tuple[tuple[Storage, int], ...]
     shared: bool
+    node: str
 
 
 @dataclass
@@ -60,11 +62,13 @@ class Plan:
     Attributes:
         target: what for.
         steps: in the order they run.
+        node: the user's name of the node that is being translated.
         constants: values of storages of kind "weight", computed when asked for.
     """
 
     target: Target
     steps: list[Step] = field(default_factory=list)
+    node: str = ""
     constants: dict[Storage, Callable[[], np.ndarray]] = field(default_factory=dict)
 
     @property
@@ -184,6 +188,8 @@ class Plan:
         """Combined over axes, which stay with size 1."""
         kept = [axis for axis in range(len(tensor.shape)) if axis not in axes]
         shape = tuple(1 if axis in axes else dim for axis, dim in enumerate(tensor.shape))
+        if tensor.dtype == "bool":
+            return self.apply("cast", "bool", self.reduced(self.apply("cast", "int32", tensor), axes, combine))
         if is_large(tensor.tree):
             tensor = self.stored(tensor)
         if tensor.size == 0:
@@ -210,14 +216,14 @@ class Plan:
         shared = work(loop) >= MIN_SHARED
         tasks = max(1, min(pieces, 4 * self.cores)) if shared else 1
         whole = replace(loop, tasks=tasks)
-        self.steps.append(Step(whole, tuple((leaf.storage, leaf.view.offset) for leaf in (*read, result)), shared and tasks > 1))
+        self.steps.append(Step(whole, tuple((leaf.storage, leaf.view.offset) for leaf in (*read, result)), shared and tasks > 1, self.node))
 
     def call(self, kernel: Kernel, operands: Sequence[Leaf]) -> Tensor:
         """The result of one of kopt's kernels."""
         result = self.new(kernel.result, "float32")
         shared = kernel.multiplies >= MIN_SHARED_MULTIPLIES and kernel.num_tasks > 1
         arguments = tuple((leaf.storage, leaf.view.offset) for leaf in (*operands, self.leaf(result)))
-        self.steps.append(Step(kernel, arguments, shared))
+        self.steps.append(Step(kernel, arguments, shared, self.node))
         return result
 
 
@@ -226,14 +232,16 @@ def itemsize(dtype: str) -> int:
     return np.dtype(dtype).itemsize
 
 
-def dtype_of(type_: TensorType) -> str:
-    """TVM's name of an element type.
+def dtype_of(type_: Type) -> str:
+    """TVM's name of a tensor's element type.
 
     Raises:
         Refused: this backend has no code for it.
     """
-    if type_.dtype not in _DTYPES:
-        raise Refused(f"no code for elements of type {type_.dtype}")
+    if not isinstance(type_, TensorType) or type_.dtype not in _DTYPES:
+        raise Refused(f"no code for values of type {type_}")
+    if not type_.is_static:
+        raise Refused("the size of a value is only known at run time")
     return _DTYPES[type_.dtype]
 
 

@@ -86,11 +86,11 @@ def _fill(loop: RowNorm, row: _Row, buffers: list[Buffer], number: Expression) -
 
 
 def _softmax(loop: RowNorm, row: _Row, buffers: list[Buffer], start: Expression) -> None:
-    largest = row.combine("max", _LOWEST, row.load)
+    largest, log = row.combine("max", _LOWEST, row.load), loop.kind == "log_softmax"
 
     def exponent(lanes: Lanes, place: Expression) -> Expression:
         value = lanes.exp(row.load(lanes, place) - lanes.broadcast(largest))
-        if loop.kind == "softmax":
+        if not log:
             lanes.store(row.values, value, place)
             return row.load(lanes, place)
         return value
@@ -98,12 +98,15 @@ def _softmax(loop: RowNorm, row: _Row, buffers: list[Buffer], start: Expression)
     total = row.combine("sum", 0.0, exponent)
     held = build.alloc_buffer((1,), "float32", scope="local")
     one = tirx.const(1.0, "float32")
-    build.buffer_store(held, one / total if loop.kind == "softmax" else largest + tirx.log(total), [index(0)])
+    share = one / total
+    if loop.kind == "masked_softmax":
+        share = tirx.Select(tirx.EQ(total, tirx.const(0.0, "float32")), tirx.const(0.0, "float32"), share)
+    build.buffer_store(held, largest + tirx.log(total) if log else share, [index(0)])
 
     def finish(lanes: Lanes, place: Expression) -> None:
         factor = lanes.broadcast(held[index(0)])
         value = row.load(lanes, place)
-        lanes.store(buffers[-1], value * factor if loop.kind == "softmax" else value - factor, start + place)
+        lanes.store(buffers[-1], value - factor if log else value * factor, start + place)
 
     row.each(finish)
 

@@ -153,7 +153,6 @@ _PLAIN: dict[str, Callable[..., Expression]] = {
     "pow": tirx.pow,
     "sin": tirx.sin,
     "cos": tirx.cos,
-    "atan": tirx.atan,
     "floor": tirx.floor,
     "ceil": tirx.ceil,
     "round": tirx.nearbyint,

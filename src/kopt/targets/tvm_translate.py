@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from math import prod
 from typing import Any
-
-import numpy as np
 
 from kopt.errors import Location
 from kopt.hardware import Target
@@ -53,40 +52,38 @@ def translate(graph: Graph, target: Target) -> Program:
     for module in _MODULES:
         import_module(f"kopt.targets.tvm_ops.{module}")
     plan, refused = Plan(target), list[tuple[str, Location, str]]()
-    values: dict[Value, Tensor] = {}
-    for value in graph.inputs:
-        values[value] = _typed(value, "input", graph.name, refused)
+    values: dict[Value, Tensor | None] = {value: _placeholder(value, "input") for value in graph.inputs}
     for value, constant in graph.constants.items():
         values[value] = _constant(plan, value, constant)
     for node in graph.nodes:
+        plan.node = node.name
         try:
             outputs = _translated(plan, graph, node, values)
         except Refused as error:
             refused.append((node.qualified_op, node.loc, str(error)))
-            outputs = [None if value is None else _typed(value, "arena", graph.name, []) for value in node.outputs]
-        values.update(
-            (value, found) for value, found in zip(node.outputs, outputs, strict=False) if value is not None and found is not None
-        )
+            outputs = [None if value is None else _placeholder(value, "arena") for value in node.outputs]
+        values.update((value, found) for value, found in zip(node.outputs, outputs, strict=False) if value is not None)
+    for value in graph.outputs:
+        if values[value] is None and not refused:
+            refused.append(("output", Location(graph.name), f"'{value.name}' is {value.type}, for which there is no code"))
     if refused:
         return Program((), {}, {}, 0, 0, tuple(refused))
-    outputs_at = _outputs(plan, graph, values)
-    return _placed(plan, graph, values, outputs_at)
+    plan.node = "outputs"
+    held = {value: tensor for value, tensor in values.items() if tensor is not None}
+    return _placed(plan, graph, held, _outputs(plan, graph, held))
 
 
-def _typed(value: Value, kind: str, where: str, refused: list[tuple[str, Location, str]]) -> Tensor:
-    """Memory of a value's type."""
-    shape = value.tensor.static_shape
+def _placeholder(value: Value, kind: str) -> Tensor | None:
+    """Memory of a value's type, None for a type that this backend has no code for."""
     try:
-        dtype = dtype_of(value.tensor)
-    except Refused as error:
-        refused.append((kind, Location(where), f"'{value.name}': {error}"))
-        dtype = "float32"
-    size = int(np.prod(shape, dtype=np.int64))
-    return Tensor(shape, Leaf(Storage(kind, dtype, size, value.name), View.whole(shape)))
+        dtype, shape = dtype_of(value.type), value.tensor.static_shape
+    except Refused:
+        return None
+    return Tensor(shape, Leaf(Storage(kind, dtype, prod(shape), value.name), View.whole(shape)))
 
 
 def _constant(plan: Plan, value: Value, constant: Constant) -> Tensor | None:
-    """A constant, None for one of a type that no translation takes (its readers are refused)."""
+    """A constant, None for one of a type that this backend has no code for."""
     try:
         dtype = dtype_of(constant.type)
     except Refused:
@@ -94,26 +91,23 @@ def _constant(plan: Plan, value: Value, constant: Constant) -> Tensor | None:
     return plan.constant_of(constant.type.static_shape, dtype, constant.array, value.name)
 
 
-def _translated(plan: Plan, graph: Graph, node: Node, values: Mapping[Value, Tensor]) -> list[Tensor | None]:
+def _translated(plan: Plan, graph: Graph, node: Node, values: Mapping[Value, Tensor | None]) -> list[Tensor | None]:
     function = translation_of(node)
     if function is None:
         raise Refused("no translation")
-    inputs = []
-    for value in node.inputs:
-        found = None if value is None else values.get(value)
-        if value is not None and found is None:
-            raise Refused(f"'{value.name}' is of a type that it has no code for")
-        inputs.append(found)
-    for value in node.outputs:
+    for value in (*node.inputs, *node.outputs):
         if value is not None:
-            dtype_of(value.tensor)
+            dtype_of(value.type)
+    inputs = [None if value is None else values[value] for value in node.inputs]
+    if any(tensor is None for tensor, value in zip(inputs, node.inputs, strict=True) if value is not None):
+        raise Refused("it reads what is not known before the program runs")
     result = function(Context(plan, node), *inputs)
     outputs = list(result) if isinstance(result, tuple) else [result]
     for k, (value, tensor) in enumerate(zip(node.outputs, outputs, strict=False)):
         if value is None or tensor is None:
             continue
-        if tensor.shape != value.tensor.static_shape or tensor.dtype != dtype_of(value.tensor):
-            raise RuntimeError(f"{node.qualified_op} was translated to {tensor.dtype}{list(tensor.shape)} but is {value.tensor}")
+        if tensor.shape != value.tensor.static_shape or tensor.dtype != dtype_of(value.type):
+            raise RuntimeError(f"{node.qualified_op} was translated to {tensor.dtype}{list(tensor.shape)} but is {value.type}")
         if len(graph.uses(value)) > 1 and not (tensor.is_stored or is_cheap(tensor.tree)):
             outputs[k] = plan.stored(tensor)
     return outputs

@@ -21,7 +21,12 @@ def attention(ctx: Context, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     """softmax(q k^T * scale + mask) v.  q: (B, H, Tq, D) or (B, Tq, H * D)."""
     if any(one is not None for one in rest) or any(ctx.wants(index) for index in (1, 2, 3)):
         raise Refused("a cache, or more than its result is read")
-    if ctx.attr("softcap") or q.dtype != "float32" or (mask is not None and mask.dtype not in ("float32", "bool")):
+    if (
+        ctx.attr("softcap")
+        or ctx.attr("softmax_precision")
+        or q.dtype != "float32"
+        or (mask is not None and mask.dtype not in ("float32", "bool"))
+    ):
         raise Refused("only f32 without a soft cap")
     flat = len(q.shape) == 3
     heads, shared = (ctx.attr("q_num_heads"), ctx.attr("kv_num_heads")) if flat else (q.shape[1], k.shape[1])
@@ -41,15 +46,20 @@ def _split(ctx: Context, x: Tensor, heads: int) -> Tensor:
 
 
 def _whole_mask(ctx: Context, mask: Tensor | None, queries: int, keys: int) -> Tensor | None:
-    """What is added to the scores: given numbers, -inf where a truth value hides a key or a key comes later."""
+    """What is added to the scores: given numbers, -inf where a truth value hides a key or it lies outside of the window."""
     low, none = ctx.number(float("-inf"), "float32"), ctx.number(0.0, "float32")
     if mask is not None and mask.dtype == "bool":
         mask = ctx.apply("select", mask, none, low, dtype="float32")
-    if not ctx.attr("is_causal"):
+    left, right = ctx.attr("left_window_size", -1), ctx.attr("right_window_size", -1)
+    ahead = np.arange(keys)[None, :] - np.arange(queries)[:, None]
+    limits = [ahead <= 0] if ctx.attr("is_causal") else []
+    limits += [ahead >= -left] if left >= 0 else []
+    limits += [ahead <= right] if right >= 0 else []
+    if not limits:
         return mask
-    seen = np.tril(np.zeros((queries, keys), np.float32)) + np.triu(np.full((queries, keys), -np.inf, np.float32), 1)
-    later = ctx.plan.constant(np.nan_to_num(seen, nan=0.0, neginf=-np.inf))
-    return later if mask is None else ctx.apply("add", mask, later, dtype="float32")
+    seen = np.where(np.logical_and.reduce(limits), np.float32(0), np.float32(-np.inf))
+    hidden = ctx.plan.constant(seen)
+    return hidden if mask is None else ctx.apply("add", mask, hidden, dtype="float32")
 
 
 def _by_kernel(ctx: Context, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor | None:
@@ -80,4 +90,4 @@ def _plain(ctx: Context, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, s
         raise Refused("shared heads of unusual size")
     scores = ctx.apply("mul", matmul(ctx, q, ctx.plan.permuted(k, (0, 1, 3, 2))), ctx.number(scale, "float32"))
     scores = scores if mask is None else ctx.apply("add", scores, mask)
-    return matmul(ctx, rows(ctx, "softmax", scores), v)
+    return matmul(ctx, rows(ctx, "masked_softmax", scores), v)

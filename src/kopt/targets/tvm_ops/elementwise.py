@@ -15,7 +15,7 @@ _BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "And": "and",
 _COMPARE = {"Equal": "eq", "Less": "lt", "LessOrEqual": "le"}
 _UNARY = {
     **{"Neg": "neg", "Abs": "abs", "Sqrt": "sqrt", "Exp": "exp", "Log": "log", "Tanh": "tanh", "Erf": "erf", "Sigmoid": "sigmoid"},
-    **{"Floor": "floor", "Ceil": "ceil", "Round": "round", "Sin": "sin", "Cos": "cos", "Atan": "atan", "Sign": "sign", "Not": "not"},
+    **{"Floor": "floor", "Ceil": "ceil", "Round": "round", "Sin": "sin", "Cos": "cos", "Sign": "sign", "Not": "not"},
 }
 
 

@@ -154,6 +154,7 @@ def depth_space(ctx: Context, x: Tensor) -> Tensor:
     size = ctx.attr("blocksize")
     if ctx.node.op == "SpaceToDepth":
         shape, order = (batch, channels, height // size, size, width // size, size), (0, 3, 5, 1, 2, 4)
+        order = (0, 1, 3, 5, 2, 4) if ctx.attr("mode") == "CRD" else order
     elif ctx.attr("mode") == "DCR":
         shape, order = (batch, size, size, channels // size**2, height, width), (0, 3, 4, 1, 5, 2)
     else:
