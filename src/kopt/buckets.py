@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from kopt.errors import DynamicShapeError, UsageError
 from kopt.ir.graph import Graph, Value
-from kopt.ir.types import DType, TensorType
+from kopt.ir.types import DType, MapType, OptionalType, SequenceType, TensorType, Type
 from kopt.passes.base import PassContext
 from kopt.passes.rebatch import Rebatch, row_independence
 
@@ -22,7 +23,7 @@ class Bucket:
 
     Attributes:
         batch: rows per call; 0 where no input has a batch axis.
-        shapes: of every input.
+        shapes: of every input that is a tensor.
     """
 
     batch: int
@@ -46,7 +47,8 @@ def plan(graph: Graph, batches: Sequence[int] | None, shapes: Mapping[str, Seque
     bound = _with_shapes(graph, shapes)
     symbolic = _batch_names(bound)
     if batches and not symbolic:
-        leading = {shape[0] for shape in (value.shape for value in bound if value.tensor.is_static) if shape}
+        types = [value.type for value in bound if isinstance(value.type, TensorType) and value.type.is_static]
+        leading = {type_.static_shape[0] for type_ in types if type_.shape}
         if not leading:
             raise UsageError("the model has no input with a batch axis", where=graph.name, next_step="leave out --batch")
         if leading != {batches[0]} or len(batches) > 1:
@@ -101,11 +103,9 @@ def _batch_names(inputs: Sequence[Value]) -> set[str]:
 def _bucket(graph: Graph, inputs: Sequence[Value], names: set[str], batch: int | None) -> Bucket:
     shapes: dict[str, tuple[int, ...]] = {}
     for value in inputs:
-        tensor = value.type.bind(dict.fromkeys(names, batch or 1)) if isinstance(value.type, TensorType) else None
-        if tensor is None:
-            raise UsageError(
-                f"input '{value.name}' is {value.type}, not a tensor", where=graph.name, next_step="compile the part of the model after it"
-            )
+        if not isinstance(value.type, TensorType):
+            continue
+        tensor = value.type.bind(dict.fromkeys(names, batch or 1))
         if not tensor.is_static:
             open_dims = [str(dim) for dim in tensor.shape or ()]
             raise DynamicShapeError(
@@ -130,11 +130,17 @@ def rows_of(graph: Graph) -> tuple[dict[str, int], dict[str, int]] | None:
     return (inputs, outputs) if len(outputs) == len(set(graph.outputs)) else None
 
 
-def random_inputs(graph: Graph, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> dict[str, np.ndarray]:
-    """Inputs for checks and timing: normal floats, indices within what they index, ones for masks."""
+def random_inputs(graph: Graph, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> dict[str, Any]:
+    """Inputs for checks and timing: normal floats, indices within what they index, ones for masks.
+
+    What is no tensor is made up: a sequence of two, an optional that is there, a map of one entry; dimensions not known are 2.
+    """
     rng = np.random.default_rng(seed)
-    feeds = {}
+    feeds: dict[str, Any] = {}
     for value in graph.inputs:
+        if not isinstance(value.type, TensorType):
+            feeds[value.name] = _made_up(value.type, rng)
+            continue
         dtype, shape = value.tensor.dtype, tuple(shapes[value.name])
         if dtype is DType.BOOL:
             feeds[value.name] = rng.integers(0, 2, shape).astype(bool)
@@ -146,6 +152,20 @@ def random_inputs(graph: Graph, shapes: Mapping[str, Sequence[int]], seed: int =
         else:
             feeds[value.name] = rng.standard_normal(shape).astype(dtype.numpy)
     return feeds
+
+
+def _made_up(type_: Type, rng: np.random.Generator) -> Any:
+    if isinstance(type_, SequenceType):
+        return [_made_up(type_.element, rng) for _ in range(2)]
+    if isinstance(type_, OptionalType):
+        return _made_up(type_.element, rng)
+    if isinstance(type_, MapType):
+        key = "kopt" if type_.key is DType.STRING else 0
+        return {key: _made_up(type_.element, rng).item()}
+    shape = tuple(dim if isinstance(dim, int) else 2 for dim in (("",) if type_.shape is None else type_.shape))
+    if type_.dtype is DType.STRING:
+        return np.full(shape, "kopt", object)
+    return rng.standard_normal(shape).astype(type_.dtype.numpy) if type_.dtype.is_float else np.ones(shape, type_.dtype.numpy)
 
 
 def _index_limit(graph: Graph, value: Value) -> int:

@@ -23,13 +23,14 @@ from kopt.candidates import TOLERANCES, kernels_available, kernels_multiply, nar
 from kopt.hardware import Target, available_cores
 from kopt.ir.flops import graph_flops
 from kopt.ir.graph import Graph
+from kopt.ir.wrappers import on_host
 from kopt.measure import Protocol
 from kopt.passes.base import PassContext, PassRecord
 from kopt.passes.pipeline import Pipeline, preset
 from kopt.references import Reference, compare, reference_outputs
 from kopt.report import model as reports
 from kopt.specialize import Recipe, specialize
-from kopt.targets.base import backend
+from kopt.targets.base import Executable, backend
 from kopt.tune import AUTO_BATCHES, Tuned, Tuning, tune_program
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -189,8 +190,8 @@ def run(request: Request, progress: Progress) -> Artifact:
         report["search"] = found.report
     progress("writing the artifact")
     artifact = write(_contents(graph, recipe, request, built, report), request.output)
-    strings = any(array.dtype == object for item in built for array in item.feeds.values())
-    if not request.measure or request.target.device != "cpu" or strings:  # what measures takes numbers only
+    numbers = all(_is_numbers(array) for item in built for array in (*item.feeds.values(), *item.outputs))
+    if not request.measure or request.target.device != "cpu" or not numbers:  # what measures takes numbers only
         return artifact
     runs = [(item.bucket, item.feeds) for item in built]
     del built  # its weights are not needed while measuring
@@ -272,11 +273,22 @@ def _build(graph: Graph, recipe: Recipe, request: Request, bucket: Bucket, progr
     except errors.MissingDependencyError as error:
         facts["native_tier"] = error.what
         native, weights = b"", done.lowered.weights
-    outputs = [np.asarray(array) for array in executable([feeds[name] for name, _ in executable.signature.inputs])]
-    progress(f"comparing {title} with a reference")
-    facts["accuracy"] = _check(graph, bucket, feeds, outputs, request)
+    outputs = _outputs(executable, feeds)
+    if outputs:
+        progress(f"comparing {title} with a reference")
+        facts["accuracy"] = _check(graph, bucket, feeds, outputs, request)
     program = Program(done.backend, executable.signature, native=native, portable=portable, weights=weights)
     return _Built(bucket, program, facts, done.records, feeds, outputs, tuple(map(str, done.host_nodes)))
+
+
+def _outputs(executable: Executable, feeds: Mapping[str, Any]) -> list[Any]:
+    """What the program makes of ``feeds``; nothing where it refuses sequences or maps that were made up for it."""
+    try:
+        return [on_host(item) for item in executable([feeds[name] for name, _ in executable.signature.inputs])]
+    except errors.InputError:
+        if any(name in executable.signature.around for name, _ in executable.signature.inputs):
+            return []
+        raise
 
 
 def _signature(graph: Graph) -> Any:
@@ -319,7 +331,7 @@ def _contents(graph: Graph, recipe: Recipe, request: Request, built: Sequence[_B
             names = [name for name, _ in item.program.signature.outputs]
             self_test.update({f"{index}/output/{name}": array for name, array in zip(names, item.outputs, strict=True)})
     largest = max(built, key=lambda item: item.bucket.batch)
-    rows = _rows(graph, largest.bucket) if largest.bucket.batch > 1 else None
+    rows = _rows(graph, largest.bucket) if largest.bucket.batch > 1 and not largest.program.signature.around else None
     provenance = {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "model": graph.name, "precision": request.precision}
     return Contents(
         graph,
@@ -333,9 +345,13 @@ def _contents(graph: Graph, recipe: Recipe, request: Request, built: Sequence[_B
     )
 
 
-def _unfit(self_test: Mapping[str, np.ndarray]) -> bool:
-    """Whether a self-test is too large to be stored, or holds strings, which the file format has no place for."""
-    return sum(array.nbytes for array in self_test.values()) > 64 * 2**20 or any(array.dtype == object for array in self_test.values())
+def _unfit(self_test: Mapping[str, Any]) -> bool:
+    """Whether a self-test is too large to be stored, or holds strings or sequences, which the file format has no place for."""
+    return not all(map(_is_numbers, self_test.values())) or sum(array.nbytes for array in self_test.values()) > 64 * 2**20
+
+
+def _is_numbers(item: Any) -> bool:
+    return isinstance(item, np.ndarray) and item.dtype != object
 
 
 def _rows(graph: Graph, bucket: Bucket) -> Rows | None:

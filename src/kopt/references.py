@@ -6,7 +6,7 @@ ONNX Runtime where it is installed and can run the model, onnx.reference for sma
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ from kopt.errors import KoptError, ToolchainError, UnsupportedModelError
 from kopt.hardware import Target, available_cores
 from kopt.ir.flops import graph_flops
 from kopt.ir.graph import Graph
+from kopt.ir.types import TensorType
+from kopt.ir.wrappers import leaves, on_host, same_form
 from kopt.passes.base import PassContext
 from kopt.passes.bind_shapes import BindShapes
 from kopt.runners import Runner, available
+from kopt.specialize import Recipe, specialize
 from kopt.targets.base import backend
 
 SMALL_FLOPS = 10**9
@@ -48,6 +51,8 @@ def reference_outputs(graph: Graph, shapes: Mapping[str, Sequence[int]], feeds: 
         ToolchainError: none of them can run the model.
     """
     bound = bound_graph(graph, shapes)
+    if any(not isinstance(value.type, TensorType) for value in (*bound.inputs, *bound.outputs)):
+        return _of_any_type(bound, feeds)
     if available("onnxruntime"):
         try:
             return _onnxruntime(bound, feeds)
@@ -66,6 +71,18 @@ def reference_outputs(graph: Graph, shapes: Mapping[str, Sequence[int]], feeds: 
     raise ToolchainError(f"nothing can run the model for comparison: {last.what}", where=graph.name)
 
 
+def _of_any_type(bound: Graph, feeds: Mapping[str, Any]) -> Reference:
+    """Outputs where sequences, optionals or maps go in or out, which the runtime's process does not take."""
+    shapes = {value.name: value.shape for value in bound.inputs if isinstance(value.type, TensorType)}
+    for recipe, name in ((Recipe("reference"), "onnx.reference"), (Recipe(), "kopt without passes")):
+        try:
+            executable = specialize(bound, recipe, Target.parse("cpu"), shapes=shapes).compile()
+            return Reference(name, [on_host(item) for item in executable([feeds[value.name] for value in bound.inputs])])
+        except KoptError as error:
+            last = error
+    raise ToolchainError(f"nothing can run the model for comparison: {last.what}", where=bound.name)
+
+
 def _onnxruntime(bound: Graph, feeds: Mapping[str, np.ndarray]) -> Reference:
     from kopt.frontend.export import save
 
@@ -79,7 +96,7 @@ def _onnxruntime(bound: Graph, feeds: Mapping[str, np.ndarray]) -> Reference:
 def compare(names: Sequence[str], outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> dict[str, Any]:
     """The worst output's errors: absolute, mean, and relative to the largest expected magnitude; NaNs must agree."""
     worst: dict[str, Any] = {"worst": names[0] if names else "", "max_abs": 0.0, "mean_abs": 0.0, "relative": 0.0}
-    for name, ours, theirs in zip(names, outputs, expected, strict=True):
+    for name, ours, theirs in _pairs(names, outputs, expected):
         if ours.dtype == object or ours.shape != theirs.shape:
             relative = 0.0 if ours.shape == theirs.shape and bool(np.all(ours == theirs)) else float("inf")
             found = {"worst": name, "max_abs": relative, "mean_abs": relative, "relative": relative}
@@ -88,6 +105,15 @@ def compare(names: Sequence[str], outputs: Sequence[np.ndarray], expected: Seque
         if not found["relative"] <= worst["relative"]:
             worst = found
     return worst
+
+
+def _pairs(names: Sequence[str], outputs: Sequence[Any], expected: Sequence[Any]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Arrays to be compared: of sequences and maps their members, and where these differ in number something that differs."""
+    for name, ours, theirs in zip(names, outputs, expected, strict=True):
+        if same_form(ours, theirs):
+            yield from ((name, one, other) for one, other in zip(leaves(ours), leaves(theirs), strict=True))
+        else:
+            yield name, np.zeros(0), np.zeros(1)
 
 
 def _errors(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:

@@ -92,14 +92,6 @@ def test_an_input_that_decides_a_size_is_bound_when_it_comes(tmp_path: Path, rng
             np.testing.assert_array_equal(found["v"], np.sort(x)[::-1][:k])
 
 
-def test_a_sequence_at_the_boundary_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    nodes = [helper.make_node("SequenceConstruct", ["x"], ["s"])]
-    info = helper.make_tensor_sequence_value_info("s", 1, None)
-    graph = helper.make_graph(nodes, "model", [helper.make_tensor_value_info("x", 1, [2])], [info])
-    with pytest.raises(kopt.UsageError, match="'s' is seq"):
-        kopt.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), output=tmp_path / "m.kopt", measure=False)
-
-
 def test_what_nothing_runs_is_named_even_inside_a_body(tmp_path: Path) -> None:
     text = """<ir_version: 10, opset_import: ["" : 21]>
         g (string[2, 2] a, int64[2] n, bool c) => (string[2, 2] y) {

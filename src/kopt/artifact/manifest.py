@@ -10,6 +10,9 @@
                    "weights": [["conv1.weight", "conv1.weight"], ...]}],
      "rows": {"inputs": {"x": 0}, "outputs": {"y": 0}}, "config": {...}, "provenance": {...}}
 
+Inputs and outputs that are no tensors say what is around these, from the outside in: ``"in": ["optional", "sequence"]``, or
+``"in": ["sequence", "map:i64"]`` with the type of the keys.
+
 Files are hashed in blocks of 4 MiB so that several cores can check one large file at the same time.
 """
 
@@ -26,12 +29,14 @@ import numpy as np
 
 from kopt.errors import CorruptArtifactError, IncompatibleArtifactError
 from kopt.ir.types import DType, TensorType
+from kopt.ir.wrappers import Wrappers, wrap
 from kopt.targets.base import Signature
 
 SCHEMA = 1
 BLOCK_BYTES = 4 << 20
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_FILES = 4096
+MAX_WRAPPERS = 8
 
 MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.sha256"
@@ -211,6 +216,7 @@ def signature_json(signature: Signature) -> dict[str, Any]:
     def tensors(entries: tuple[tuple[str, TensorType], ...]) -> list[dict[str, Any]]:
         return [
             {"name": name, "dtype": str(tensor.dtype), "shape": None if tensor.shape is None else list(tensor.shape)}
+            | ({"in": list(signature.around[name])} if name in signature.around else {})
             for name, tensor in entries
         ]
 
@@ -283,8 +289,9 @@ def _parse_program(entry: Mapping[str, Any]) -> StoredProgram:
 
 def _parse_program_signature(entry: Mapping[str, Any]) -> Signature:
     """Inputs have numbers for all dimensions; sizes of outputs may depend on values."""
-    inputs = parse_signature({"inputs": entry["inputs"], "outputs": []}, static=True).inputs
-    return Signature(inputs, parse_signature({"inputs": [], "outputs": entry["outputs"]}, static=False).outputs)
+    fed = parse_signature({"inputs": entry["inputs"], "outputs": []}, static=True)
+    made = parse_signature({"inputs": [], "outputs": entry["outputs"]}, static=False)
+    return Signature(fed.inputs, made.outputs, tuple(dict((*fed.wrappers, *made.wrappers)).items()))
 
 
 def _parse_value(entry: Mapping[str, Any]) -> np.ndarray:
@@ -305,9 +312,21 @@ def parse_signature(entry: Mapping[str, Any], *, static: bool) -> Signature:
     """
 
     def tensors(items: list[Mapping[str, Any]]) -> tuple[tuple[str, TensorType], ...]:
-        return tuple((_text(item["name"]), TensorType(DType(item["dtype"]), _parse_shape(item["shape"], static))) for item in items)
+        return tuple(
+            (_text(item["name"]), TensorType(DType(item["dtype"]), _parse_shape(item["shape"], static and "in" not in item)))
+            for item in items
+        )
 
-    return Signature(tensors(entry["inputs"]), tensors(entry["outputs"]))
+    wrappers = {_text(item["name"]): _parse_wrappers(item["in"]) for kind in ("inputs", "outputs") for item in entry[kind] if "in" in item}
+    return Signature(tensors(entry["inputs"]), tensors(entry["outputs"]), tuple(wrappers.items()))
+
+
+def _parse_wrappers(words: Any) -> Wrappers:
+    found = tuple(_text(word) for word in words)
+    if not 0 < len(found) <= MAX_WRAPPERS:
+        raise ValueError(f"{len(found)} wrappers around a tensor")
+    wrap(TensorType(DType.F32, ()), found)  # which refuses words it does not know
+    return found
 
 
 def _parse_shape(shape: list[int | str] | None, static: bool) -> tuple[int | str, ...] | None:

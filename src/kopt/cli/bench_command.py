@@ -69,6 +69,7 @@ def bench(
     from kopt.compiler import compile as compile_model
     from kopt.frontend.export import save
     from kopt.frontend.load import load
+    from kopt.ir.types import TensorType
     from kopt.references import bound_graph
 
     with tempfile.TemporaryDirectory(prefix="kopt-bench-") as folder:
@@ -77,10 +78,16 @@ def bench(
             compile_model(str(model), output=artifact, batch=batches, shapes=shapes, measure=False, progress=say)
         source = Artifact.open(artifact).model_path if is_artifact(model) else model
         if batches is None and not shapes and is_artifact(artifact):
-            first = Artifact.open(artifact).manifest.programs[0].signature.inputs
-            shapes = {name: tensor.static_shape for name, tensor in first}
+            shapes = Artifact.open(artifact).manifest.programs[0].signature.shapes
         graph, wanted = buckets.plan(load(str(source)), batches, shapes)
         feeds = buckets.random_inputs(graph, wanted[0].shapes)
+        other = [value for value in (*graph.inputs, *graph.outputs) if not isinstance(value.type, TensorType)]
+        if other:
+            raise UsageError(
+                f"'{other[0].name}' is {other[0].type}, and what is measured takes and gives tensors",
+                where=str(model),
+                next_step="measure the part of the model between tensors",
+            )
         peer = Path(folder, "peer.onnx")
         if set(kinds) - {"kopt"}:
             save(bound_graph(graph, wanted[0].shapes), peer, external=True)

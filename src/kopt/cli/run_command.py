@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import typer
 
-from kopt.cli.common import check_folder, print_json, read_arrays, select_inputs, write_arrays
+from kopt.cli.common import check_folder, print_json, read_arrays, write_arrays
+from kopt.cli.values import described, facts, gathered, spread
 
 
 def run(
     artifact: Path = typer.Argument(..., help="A directory that `kopt compile` wrote."),
-    inputs: Path = typer.Option(..., help="An .npz with one array per input."),
+    inputs: Path = typer.Option(..., help="An .npz with one array per input; members of a sequence NAME are NAME/0, NAME/1, ..."),
     output: Path | None = typer.Option(None, "-o", "--output", help="Where the outputs go, as .npz; by default they are only described."),
     require: str | None = typer.Option(None, help="native, recompiled or reference: that tier or an error."),
     exact: bool = typer.Option(False, help="Refuse shapes that were not compiled."),
@@ -25,15 +25,12 @@ def run(
     if output is not None:
         check_folder(output)
     session = load(artifact, require=require, exact=exact, threads=threads)
-    feeds = select_inputs(read_arrays(inputs), [name for name, _ in session.signature.inputs])
-    results = {name: np.asarray(array) for name, array in session.run(feeds).items()}
+    results = session.run(gathered(read_arrays(inputs), session.signature))
     if output is not None:
-        write_arrays(output, results)
+        write_arrays(output, dict(item for name, value in results.items() for item in spread(name, value)))
     if json:
-        print_json(
-            {"tier": session.tier, "outputs": {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in results.items()}}
-        )
+        print_json({"tier": session.tier, "outputs": {name: facts(value) for name, value in results.items()}})
         return
-    for name, array in results.items():
-        typer.echo(f"{name}: {array.dtype}{list(array.shape)}")
+    for name, value in results.items():
+        typer.echo(f"{name}: {described(value)}")
     typer.echo(f"tier: {session.tier}")

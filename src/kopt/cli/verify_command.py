@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import typer
 
-from kopt.cli.common import print_json, read_arrays, select_inputs
+from kopt.cli.common import print_json, read_arrays
+from kopt.cli.values import gathered
 from kopt.errors import AccuracyError, UsageError
 
 
@@ -24,6 +24,7 @@ def run(
     """Compare an artifact's outputs with those of a model; exit code 4 when they differ."""
     from kopt.buckets import random_inputs
     from kopt.frontend.load import load as load_model
+    from kopt.ir.types import TensorType
     from kopt.references import compare, reference_outputs
     from kopt.session import load
 
@@ -32,20 +33,20 @@ def run(
     session = load(artifact)
     graph = load_model(str(against))
     if inputs is not None:
-        feeds = select_inputs(read_arrays(inputs), [name for name, _ in session.signature.inputs])
+        feeds = gathered(read_arrays(inputs), session.signature)
     else:
-        first = session.artifact.manifest.programs[0].signature.inputs
-        feeds = random_inputs(graph, {name: tensor.static_shape for name, tensor in first})
+        feeds = random_inputs(graph, session.artifact.manifest.programs[0].signature.shapes)
     if any(
         feeds[value.name].shape[:1] != (value.tensor.shape or ())[:1]
         for value in graph.inputs
-        if value.name in feeds and value.tensor.is_static
+        if value.name in feeds and isinstance(value.type, TensorType) and value.type.is_static
     ):
         from kopt.buckets import plan
 
         graph, _ = plan(graph, (next(iter(feeds.values())).shape[0],), {})
-    outputs = [np.asarray(array) for array in session.run(feeds).values()]
-    reference = reference_outputs(graph, {name: array.shape for name, array in feeds.items()}, feeds)
+    outputs = list(session.run(feeds).values())
+    plain = {value.name for value in graph.inputs if isinstance(value.type, TensorType)}
+    reference = reference_outputs(graph, {name: array.shape for name, array in feeds.items() if name in plain}, feeds)
     names = [name for name, _ in session.signature.outputs]
     found = _worst(
         [compare([name], [ours], [theirs]) for name, ours, theirs in zip(names, outputs, reference.outputs, strict=True)], rtol, atol

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 
 from kopt.errors import InputError, UsageError
-from kopt.ir.types import TensorType
+from kopt.ir.types import DType, TensorType
+from kopt.ir.wrappers import MAP, OPTIONAL, SEQUENCE, Wrappers
 from kopt.targets.base import Signature
 
 _CPU_DEVICES = (1, 3, 11)  # Source: DLDeviceType: kDLCPU, kDLCUDAHost, kDLROCMHost
 
 
 def check_inputs(inputs: Mapping[str, Any], signature: Signature, where: str) -> list[Any]:
-    """The arrays in signature order: numpy arrays, or arrays of another library on its own device.
+    """The values in signature order: numpy arrays, or arrays of another library on its own device; lists of them for sequences,
+    dicts for maps, None for an optional that is absent.
 
     Raises:
         InputError: a name is missing or unknown, or a dtype or shape does not fit.
@@ -26,19 +28,44 @@ def check_inputs(inputs: Mapping[str, Any], signature: Signature, where: str) ->
         raise UsageError(f"inputs are a {type(inputs).__name__}, a dict of arrays by name is needed", where=where, next_step=expected)
     names = [name for name, _ in signature.inputs]
     unknown = [repr(name) for name in inputs if name not in names]
-    missing = [repr(name) for name in names if name not in inputs]
+    around = signature.around
+    missing = [repr(name) for name in names if name not in inputs and around.get(name, ("",))[0] != OPTIONAL]
     if unknown or missing:
         parts = [f"unknown input {', '.join(unknown)}"] * bool(unknown) + [f"missing input {', '.join(missing)}"] * bool(missing)
         raise InputError("; ".join(parts), where=where, next_step=expected)
     dims: dict[str, tuple[int, str]] = {}
     arrays = []
     for name, tensor in signature.inputs:
+        if name in around:
+            arrays.append(_wrapped(inputs.get(name), name, tensor, around[name], where, expected))
+            continue
         array = as_array(inputs[name], name, where, expected)
+        if tensor.dtype is DType.STRING and array.dtype.kind in "US":
+            array = array.astype(object)
         misfit = _misfit(name, array, tensor, dims)
         if misfit:
             raise InputError(misfit, where=where, next_step=expected)
         arrays.append(array)
     return arrays
+
+
+def _wrapped(item: Any, name: str, tensor: TensorType, around: Wrappers, where: str, expected: str) -> Any:
+    """A sequence as a list, a map as a dict, an optional as its value or None, each with checked arrays inside."""
+    if not around:
+        array = as_array(item, name, where, expected)
+        misfit = _misfit(name, array, tensor, {})
+        if misfit:
+            raise InputError(misfit, where=where, next_step=expected)
+        return array
+    kind, rest = around[0], around[1:]
+    if kind == OPTIONAL:
+        return None if item is None else _wrapped(item, name, tensor, rest, where, expected)
+    if kind == SEQUENCE and isinstance(item, list | tuple):
+        return [_wrapped(member, name, tensor, rest, where, expected) for member in item]
+    if kind.startswith(MAP) and isinstance(item, Mapping):
+        return dict(item)
+    wanted = "list of arrays" if kind == SEQUENCE else "dict"
+    raise InputError(f"input '{name}' is a {type(item).__name__}, a {wanted} is needed", where=where, next_step=expected)
 
 
 def as_array(value: Any, name: str, where: str, expected: str) -> Any:
@@ -84,4 +111,4 @@ def _misfit(name: str, array: Any, tensor: TensorType, dims: dict[str, tuple[int
 
 
 def _spell(signature: Signature) -> str:
-    return "expected: " + ", ".join(f"{name}: {tensor}" for name, tensor in signature.inputs)
+    return "expected: " + ", ".join(f"{name}: {signature.type_of(name)}" for name, _ in signature.inputs)

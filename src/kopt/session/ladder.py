@@ -169,7 +169,7 @@ class Ladder:
                 return self._from_portable(program, build)
             except ToolchainError as error:
                 _log.warning("%s: StableHLO not used: %s; compiling the model", self.artifact.path.name, error.what)
-        shapes = {name: tensor.static_shape for name, tensor in program.signature.inputs}
+        shapes = program.signature.shapes
         return self.compile(shapes, program.values).executable
 
     def _from_portable(self, program: StoredProgram, build: Callable[..., Executable]) -> Executable:
@@ -182,7 +182,7 @@ class Ladder:
         return executable
 
     def _reference(self, program: StoredProgram) -> Executable:
-        shapes = {name: tensor.static_shape for name, tensor in program.signature.inputs}
+        shapes = program.signature.shapes
         return self._reference_at(shapes, program.values).executable
 
     def _reference_at(self, shapes: Mapping[str, Sequence[int]], values: Mapping[str, np.ndarray]) -> Loaded:

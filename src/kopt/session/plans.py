@@ -72,7 +72,7 @@ def larger_batch(
         if batch is None or batch <= num_rows or not same_values(program.values, values):
             continue
         wanted = {name: _with_batch(shape, rows.inputs.get(name), batch) for name, shape in shapes.items()}
-        if wanted == {name: tensor.static_shape for name, tensor in program.signature.inputs}:
+        if wanted == program.signature.shapes:
             found.append((batch, index))
     if not found:
         return None

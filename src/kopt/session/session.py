@@ -17,6 +17,7 @@ from kopt.artifact.read import Artifact
 from kopt.errors import AccuracyError, CorruptArtifactError, ShapeNotCompiledError, UsageError
 from kopt.hardware import available_cores
 from kopt.ir.types import DType, TensorType
+from kopt.ir.wrappers import on_host
 from kopt.once import Once
 from kopt.session.arguments import check_inputs
 from kopt.session.cache import ProgramCache
@@ -93,7 +94,9 @@ class Session:
         self._names = tuple(name for name, _ in self.signature.inputs)
         self._outputs = tuple(name for name, _ in self.signature.outputs)
         self._num_inputs = len(self._names)
-        self._one_to_one = self._num_inputs == len(self._outputs) == 1
+        self._wrapped = self.signature.around
+        self._give = on_host if self._wrapped else _asarray
+        self._one_to_one = self._num_inputs == len(self._outputs) == 1 and not self._wrapped
         self._first, self._output = (self._names[0], self._outputs[0]) if self._one_to_one else ("", "")
         self._plans: dict[Any, Plan] = {}
         self._stored: Once[Loaded] = Once(len(self.artifact.manifest.programs) + 1)
@@ -114,7 +117,7 @@ class Session:
 
         Args:
             inputs: an array for each input: numpy, or anything that offers ``__dlpack__``. C-contiguous arrays aligned to
-                64 bytes are read in place.
+                64 bytes are read in place. A list of arrays for a sequence, a dict for a map; an optional may be left out.
             on_device: give the backend's own arrays, which stay on the device and offer ``__dlpack__``; by default numpy
                 arrays, read-only where they share the program's memory.
 
@@ -135,7 +138,7 @@ class Session:
         results = plan(*arrays)
         if on_device:
             return dict(zip(self._outputs, _finished(results), strict=True))
-        return dict(zip(self._outputs, map(_asarray, results), strict=True))
+        return dict(zip(self._outputs, map(self._give, results), strict=True))
 
     def call(self, inputs: Mapping[str, Any]) -> Callable[[], Sequence[Any]]:
         """A bound call for timers: inputs are checked and on the device; it returns the backend's arrays, finished.
@@ -160,6 +163,8 @@ class Session:
             InputError: a name, dtype or shape does not fit the signature.
         """
         _, arrays = self._prepare(inputs)
+        if self._wrapped:
+            return {}
         shapes = [tuple(array.shape) for array in arrays]
         for loaded in (*self._stored.values(), *self._fresh.values()):
             profile = getattr(loaded.executable, "node_times_ns", None)
@@ -176,6 +181,8 @@ class Session:
         """
         for index, program in enumerate(self.artifact.manifest.programs):
             loaded = self._load_stored(index)
+            if program.signature.around:  # no value can be made up for them that every model takes
+                continue
             loaded.executable([_blank(tensor) for _, tensor in program.signature.inputs])
 
     def self_test(self, *, rtol: float = 1e-3, atol: float = 1e-4) -> dict[str, float]:
@@ -236,11 +243,12 @@ class Session:
         arrays = check_inputs(inputs, self.signature, str(self.artifact.path))
         values = {name: np.asarray(array) for name, array in zip(self._names, arrays, strict=True) if name in self._static}
         taken = [array for name, array in zip(self._names, arrays, strict=True) if name not in values]
-        types: tuple[Any, ...] = tuple(map(_TYPE, taken))
+        types: tuple[Any, ...] = tuple(_TYPE(array) if hasattr(array, "dtype") else None for array in taken)
         key = (types, *(array.tobytes() for array in values.values())) if values else types[0] if self._one_to_one else types
         plan = self._plans.get(key)
         if plan is None:
-            shapes = {name: tuple(array.shape) for name, array in zip(self._names, arrays, strict=True) if name not in values}
+            fixed = (*values, *self._wrapped)
+            shapes = {name: tuple(array.shape) for name, array in zip(self._names, arrays, strict=True) if name not in fixed}
             plan = self._plan(key, shapes, values)
         return plan, taken
 
@@ -304,7 +312,7 @@ def _finished(results: Sequence[Any]) -> Sequence[Any]:
 
 
 def _takes(program: StoredProgram, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return {name: tensor.static_shape for name, tensor in program.signature.inputs} == dict(shapes)
+    return program.signature.shapes == dict(shapes)
 
 
 def _blank(tensor: TensorType) -> np.ndarray:
@@ -313,7 +321,7 @@ def _blank(tensor: TensorType) -> np.ndarray:
 
 
 def _spell(program: StoredProgram) -> str:
-    return ", ".join(f"{name}: {tensor}" for name, tensor in program.signature.inputs)
+    return ", ".join(f"{name}: {program.signature.type_of(name)}" for name, _ in program.signature.inputs)
 
 
 def _difference(name: str, found: np.ndarray, reference: np.ndarray, *, rtol: float, atol: float, where: str) -> float:

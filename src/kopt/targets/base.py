@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from typing import Any, ClassVar, Protocol
 
@@ -16,7 +17,8 @@ import numpy as np
 from kopt.errors import Location, UsageError
 from kopt.hardware import Target
 from kopt.ir.graph import Graph
-from kopt.ir.types import TensorType
+from kopt.ir.types import TensorType, Type
+from kopt.ir.wrappers import Wrappers, unwrap, wrap
 
 BACKENDS = {
     "reference": "kopt.targets.reference:ReferenceBackend",
@@ -38,26 +40,42 @@ class Support:
 
 @dataclass(frozen=True)
 class Signature:
-    """Names and types of inputs and outputs, in graph order."""
+    """Names and types of inputs and outputs, in graph order.
+
+    Attributes:
+        inputs: with the type of their tensors.
+        outputs: likewise.
+        wrappers: of those that are sequences, optionals or maps, what is around these tensors; see ``kopt.ir.wrappers``.
+    """
 
     inputs: tuple[tuple[str, TensorType], ...]
     outputs: tuple[tuple[str, TensorType], ...]
+    wrappers: tuple[tuple[str, Wrappers], ...] = ()
 
     @classmethod
     def of(cls, graph: Graph) -> Signature:
-        """The signature of a graph whose inputs and outputs are tensors.
+        """The signature of a graph."""
+        parts = [[(value.name, *unwrap(value.type)) for value in values] for values in (graph.inputs, graph.outputs)]
+        inputs, outputs = (tuple((name, tensor) for name, tensor, _ in part) for part in parts)
+        return cls(inputs, outputs, tuple({name: around for part in parts for name, _, around in part if around}.items()))
+
+    @cached_property
+    def around(self) -> Mapping[str, Wrappers]:
+        """``wrappers`` by name."""
+        return dict(self.wrappers)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the inputs that are tensors.
 
         Raises:
-            UsageError: one of them is a sequence or an optional.
+            ValueError: one of them is not static.
         """
-        other = [value for value in (*graph.inputs, *graph.outputs) if not isinstance(value.type, TensorType)]
-        if other:
-            raise UsageError(
-                f"'{other[0].name}' is {other[0].type}, not a tensor",
-                where=graph.name,
-                next_step="compile the part of the model whose inputs and outputs are tensors, or run it through kopt.onnx_backend",
-            )
-        return cls(tuple((v.name, v.tensor) for v in graph.inputs), tuple((v.name, v.tensor) for v in graph.outputs))
+        return {name: tensor.static_shape for name, tensor in self.inputs if name not in self.around}
+
+    def type_of(self, name: str) -> Type:
+        """The whole type of an input or output."""
+        return wrap(dict((*self.inputs, *self.outputs))[name], self.around.get(name, ()))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from kopt.frontend.export import to_model
 from kopt.hardware import Target
 from kopt.ir import spec
 from kopt.ir.graph import KOPT, MICROSOFT, Graph, Node
+from kopt.ir.wrappers import on_host
 from kopt.targets.base import Lowered, Signature, Support
 
 
@@ -27,7 +28,10 @@ class ReferenceExecutable:
 
         self.signature = signature
         self._model = model
-        self._evaluator = ReferenceEvaluator(model)
+        try:
+            self._evaluator = ReferenceEvaluator(model)
+        except NotImplementedError as error:
+            raise ToolchainError(f"onnx.reference lacks an operator: {str(error).splitlines()[0]}") from error
 
     def __call__(self, inputs: Sequence[Any]) -> Sequence[Any]:
         """Run on numpy arrays in signature order.
@@ -35,7 +39,7 @@ class ReferenceExecutable:
         Raises:
             ToolchainError: the reference evaluator cannot run the model.
         """
-        feeds = {name: np.asarray(array) for (name, _), array in zip(self.signature.inputs, inputs, strict=True)}
+        feeds = {name: on_host(item) for (name, _), item in zip(self.signature.inputs, inputs, strict=True)}
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")

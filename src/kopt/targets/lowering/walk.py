@@ -12,11 +12,10 @@ import jax
 import numpy as np
 
 from kopt.errors import DynamicShapeError, InvalidModelError, KoptError, PassError, UnsupportedModelError
-from kopt.ir.graph import Graph, Node, Value
-from kopt.ir.spec import infer_node, node_constants
+from kopt.ir.graph import KOPT, Graph, Node, Value
 from kopt.ir.types import TensorType
 from kopt.targets.lowering.registry import Array, Lowering, LoweringContext, lowering_of, static_inputs
-from kopt.targets.lowering.rounding import MOVES, is_narrow, narrowed
+from kopt.targets.lowering.rounding import MOVES, ROUND_THEMSELVES, is_narrow, narrowed
 
 _FAMILIES = (
     "activation",
@@ -36,6 +35,7 @@ _FAMILIES = (
     "image",
     "index",
     "int8",
+    "inverted",
     "loss",
     "matmul",
     "mixed",
@@ -121,6 +121,8 @@ def unsupported_nodes(graph: Graph) -> list[Node]:
 
 def contradiction(graph: Graph, value: Value, result: Any) -> KoptError:
     """What to say of an output that is not of its type: the model's mistake, unless the operator's own rule says the same as it."""
+    from kopt.ir.spec import infer_node, node_constants  # loads onnx, which running a stored program does without
+
     producer, made = graph.producer(value), f"{result.dtype}{list(result.shape)}"
     where = producer.loc if producer else graph.name
     try:
@@ -160,9 +162,14 @@ def _run_node(node: Node, env: dict[Value, Array], options: Mapping[str, Any]) -
     except (TypeError, ValueError, IndexError, KeyError, ZeroDivisionError, OverflowError) as error:
         raise _located(node, args, error) from error
     outputs = results if isinstance(results, tuple | list) else (results,)
-    if options.get("device") == "cpu" and not (node.op in MOVES and not node.domain):
+    if options.get("device") == "cpu" and not _keeps_bits(node):
         outputs = [narrowed(result) if isinstance(result, jax.Array) and is_narrow(result) else result for result in outputs]
     env.update((value, result) for value, result in zip(node.outputs, outputs, strict=False) if value is not None)
+
+
+def _keeps_bits(node: Node) -> bool:
+    """Whether results of 16-bit floats hold no more than 16 bits as they are."""
+    return node.op in (MOVES if not node.domain else ROUND_THEMSELVES if node.domain == KOPT else ())
 
 
 def _is_known(node: Node, args: Sequence[Any]) -> bool:
