@@ -25,7 +25,7 @@ from kopt.trial import Candidate
 PROGRAMS = ("xla-kernels", "xla", "xla-attention", "onnx")
 """Presets that are candidates, the usual choice first; "onnx" keeps the model's own layout."""
 
-TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
+TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2, "int8": 5e-2}
 """Largest error allowed, relative to the largest output: rounding of the precision, over the depth of usual networks."""
 
 XLA_OPTIONS: dict[str, dict[str, Any]] = {

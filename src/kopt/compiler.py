@@ -19,6 +19,7 @@ from kopt.artifact.manifest import Requirements, Rows
 from kopt.artifact.write import Contents, Program, rewrite, write
 from kopt.autotune.budget import parse_duration
 from kopt.buckets import Bucket
+from kopt.calibration import Source
 from kopt.candidates import TOLERANCES, kernels_available, kernels_multiply, narrow_recipe, recipe_of
 from kopt.hardware import Target, available_cores
 from kopt.ir.flops import graph_flops
@@ -27,13 +28,14 @@ from kopt.ir.wrappers import on_host
 from kopt.measure import Protocol
 from kopt.passes.base import PassContext, PassRecord
 from kopt.passes.pipeline import Pipeline, preset
+from kopt.quantization import QUANTIZED, Options, is_quantized, quantize_graph
 from kopt.references import Reference, compare, reference_outputs
 from kopt.report import model as reports
 from kopt.specialize import Recipe, specialize
 from kopt.targets.base import Executable, backend
 from kopt.tune import AUTO_BATCHES, Tuned, Tuning, tune_program
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", *QUANTIZED)
 COMPILING = ("xla", "tvm")
 """Backends that a user may choose."""
 
@@ -58,6 +60,7 @@ class Request:
     tuning: Tuning | None = None
     auto_batch: bool = False
     backend: str = "xla"
+    calib: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def compile(
     tuning: Tuning | None = None,
     options: Mapping[str, Any] | None = None,
     backend: str = "xla",
+    calib: Source | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Compile a model into an artifact, check it against a reference, measure it, and report.
@@ -98,7 +102,8 @@ def compile(
         model: path of an .onnx file, its bytes, or an ``onnx.ModelProto``.
         target: "cpu", "cuda" or "cuda:sm_90". Without a GPU a CUDA artifact holds the portable tier only.
         output: the artifact's directory; by default the model's name with ".kopt".
-        precision: "fp32", "bf16" or "fp16"; sums, normalizations and softmax stay in f32.
+        precision: "fp32", "bf16", "fp16", or one that quantizes first: "int8", "int8-dynamic", "int8-weights", "int4-weights";
+            sums, normalizations and softmax stay in f32.
         batch: rows per call, one or several, or "auto". A model with a fixed batch is rebatched where that is proven safe.
         shapes: input name -> dimensions, for inputs with other unknown dimensions.
         cpu_isa: "native", "x86-64-v3" or "x86-64-v4": what the code may need.
@@ -110,6 +115,7 @@ def compile(
         tuning: the same with everything a search can be told.
         options: of the lowering, such as {"conv3x3": "winograd4"}.
         backend: whose programs: "xla", or "tvm" (CPU, fp32; models whose every operator it has a translation for).
+        calib: inputs that "int8" calibrates with; see ``kopt.calibration``.
         progress: called with what is being done.
 
     Raises:
@@ -119,7 +125,7 @@ def compile(
     hardware, tuning = Target.parse(target, isa=cpu_isa), tuning or _tuning(budget, precision, kernels)
     auto, batches = _batches(batch, tuning)
     check_backend(backend, hardware, precision, searched=tuning is not None)
-    settings = (measure, baseline, dict(options or {}), threads, kernels, tuning, auto, backend)
+    settings = (measure, baseline, dict(options or {}), threads, kernels, tuning, auto, backend, calib)
     request = Request(model, hardware, _output(model, output), precision, batches, dict(shapes or {}), *settings)
     return run(request, progress or (lambda _: None))
 
@@ -148,7 +154,8 @@ def check_backend(name: str, target: Target, precision: str, *, searched: bool) 
 
 
 def _tuning(budget: str | float | None, precision: str, kernels: bool) -> Tuning | None:
-    return None if budget is None else Tuning(parse_duration(budget), precisions=(precision,), kernels=kernels)
+    searched = "fp32" if precision in QUANTIZED else precision  # of a quantized graph, what is not in 8 bits
+    return None if budget is None else Tuning(parse_duration(budget), precisions=(searched,), kernels=kernels)
 
 
 def _batches(batch: int | Sequence[int] | str | None, tuning: Tuning | None) -> tuple[bool, tuple[int, ...] | None]:
@@ -177,6 +184,10 @@ def run(request: Request, progress: Progress) -> Artifact:
     progress("reading the model")
     original = load(request.model)
     graph, records = import_graph(original)
+    quantization: Mapping[str, Any] | None = None
+    if request.precision in QUANTIZED:
+        done = quantize_graph(graph, request.calib, Options(request.precision), progress)
+        graph, quantization, records = done.graph, done.report, (*records, *done.records)
     graph, wanted = bucketing.plan(graph, AUTO_BATCHES if request.auto_batch else request.batches, request.shapes)
     recipe, found = recipe_for(request), None
     if request.tuning is not None:
@@ -188,6 +199,8 @@ def run(request: Request, progress: Progress) -> Artifact:
     report["host_nodes"] = list(dict.fromkeys(name for item in built for name in item.host_nodes))
     if found is not None:
         report["search"] = found.report
+    if quantization is not None:
+        report["quantization"] = quantization
     progress("writing the artifact")
     artifact = write(_contents(graph, recipe, request, built, report), request.output)
     numbers = all(_is_numbers(array) for item in built for array in (*item.feeds.values(), *item.outputs))
@@ -214,7 +227,8 @@ def _tuned(
     with suppress(errors.UsageError):  # JAX already runs here with another number; the artifact is measured in processes of its own
         limit_threads(threads)
     chosen = tuple(bucket for bucket in wanted if bucket.batch in found.batches) if request.auto_batch else tuple(wanted)
-    return replace(request, precision=str(found.config["precision"]), threads=threads), recipe, chosen, found
+    precision = request.precision if request.precision in QUANTIZED else str(found.config["precision"])
+    return replace(request, precision=precision, threads=threads), recipe, chosen, found
 
 
 def _check_tunable(request: Request) -> None:
@@ -232,15 +246,16 @@ def import_graph(graph: Graph) -> tuple[Graph, tuple[PassRecord, ...]]:
 
 def recipe_for(request: Request) -> Recipe:
     """Passes and options for the wanted precision."""
+    precision = "fp32" if request.precision in QUANTIZED else request.precision  # the quantized graph itself says what is narrow
     if request.backend == "tvm":
         return Recipe.of_preset("xla-kernels", backend="tvm", options=request.options)
-    kernels = request.kernels and kernels_multiply(request.precision, request.target)
-    if request.precision == "fp32":
+    kernels = request.kernels and kernels_multiply(precision, request.target)
+    if precision == "fp32":
         options = {"kernels": True, **request.options} if kernels else request.options
         return Recipe.of_preset("xla-kernels" if kernels else "xla", options=options)
     if kernels and kernels_available():
-        return narrow_recipe("xla-kernels", request.precision, request.target, {"kernels": True, **request.options})
-    return narrow_recipe("xla", request.precision, request.target, request.options)
+        return narrow_recipe("xla-kernels", precision, request.target, {"kernels": True, **request.options})
+    return narrow_recipe("xla", precision, request.target, request.options)
 
 
 def _build(graph: Graph, recipe: Recipe, request: Request, bucket: Bucket, progress: Progress) -> _Built:
@@ -306,7 +321,7 @@ def _check(
         AccuracyError: beyond the precision's tolerance.
     """
     reference: Reference = reference_outputs(graph, bucket.shapes, feeds)
-    tolerance = TOLERANCES[request.precision]
+    tolerance = max(TOLERANCES.get(request.precision, 0.0), TOLERANCES["int8"] if is_quantized(graph) else 0.0)
     found = compare([value.name for value in graph.outputs], outputs, reference.outputs)
     facts = {"reference": reference.name, "tolerance": tolerance, **found}
     if not found["relative"] <= tolerance:

@@ -37,8 +37,9 @@ _BASES = {
     "QLinearConv": _Base("Conv", (0, 3), _CONV),
     "DynamicQuantizeMatMul": _Base("MatMul", (0, 1)),
     "MatMulIntegerToFloat": _Base("MatMul", (0, 1)),
+    "QGemm": _Base("Gemm", (0, 3), ("transA", "transB")),
 }
-_RESULT_LIKE = {"QLinearConv": 7, "MatMulIntegerToFloat": 2, "QLinearWhere": 1}
+_RESULT_LIKE = {"QLinearConv": 7, "MatMulIntegerToFloat": 2, "QLinearWhere": 1, "QGemm": 8}
 """The input that has the result's element type, where it is not the first."""
 
 

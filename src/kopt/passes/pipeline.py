@@ -28,6 +28,11 @@ BUILTIN_MODULES = (
     "kopt.passes.precision",
     "kopt.passes.narrow_results",
     "kopt.passes.quantize.static",
+    "kopt.passes.quantize.expand",
+    "kopt.passes.quantize.weights",
+    "kopt.passes.quantize.dynamic",
+    "kopt.passes.quantize.half",
+    "kopt.passes.quantize.integerise",
     "kopt.passes.layout",
     "kopt.passes.rebatch",
     "kopt.passes.prune.channels",
@@ -105,7 +110,10 @@ def preset_xla() -> tuple[Pass, ...]:
     return _passes(
         *_FUSIONS,
         "fold-constants",
+        "expand-quantized",
         "layout-nhwc",
+        "integerise",
+        "dequantize-weights",
         "cleanup",
     )
 
@@ -113,7 +121,7 @@ def preset_xla() -> tuple[Pass, ...]:
 def preset_xla_attention() -> tuple[Pass, ...]:
     """The "xla" preset with attention subgraphs as one Attention node."""
     passes = preset_xla()
-    return (*passes[:-2], *_passes("fuse-attention"), *passes[-2:])
+    return (*passes[:-5], *_passes("fuse-attention"), *passes[-5:])
 
 
 def preset_xla_kernels() -> tuple[Pass, ...]:

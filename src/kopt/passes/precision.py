@@ -124,14 +124,14 @@ class _Rewriter:
         array, hint = constant.array(), f"{value.name}_{self.dtype}"
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             narrow = array.astype(self.dtype.numpy)
-        return _range_reason(array, narrow, self.dtype) or self.builder.constant(narrow, hint)
+        return range_reason(array, narrow, self.dtype) or self.builder.constant(narrow, hint)
 
 
 def _is_f32(node: Node) -> bool:
     return all(value is None or (isinstance(value.type, TensorType) and value.type.dtype is DType.F32) for value in node.inputs)
 
 
-def _range_reason(array: np.ndarray, narrow: np.ndarray, dtype: DType) -> str:
+def range_reason(array: np.ndarray, narrow: np.ndarray, dtype: DType) -> str:
     """Why ``narrow`` is no stand-in for ``array``, or nothing. Infinities and NaN of the weight itself are kept as they are."""
     wide = narrow.astype(np.float32)
     finite = np.isfinite(array)

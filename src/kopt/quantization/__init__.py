@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from kopt.quantization.api import Options, Quantized, quantize, quantize_graph
+from kopt.quantization.api import QUANTIZED, Options, Quantized, is_quantized, quantize, quantize_graph
 
-__all__ = ["Options", "Quantized", "quantize", "quantize_graph"]
+__all__ = ["QUANTIZED", "Options", "Quantized", "is_quantized", "quantize", "quantize_graph"]

@@ -12,12 +12,16 @@ from kopt.errors import UsageError
 from kopt.ir.graph import Graph
 from kopt.passes.base import Pass, PassContext, PassRecord
 from kopt.passes.pipeline import Pipeline, preset
+from kopt.passes.quantize.dynamic import QuantizeDynamic
+from kopt.passes.quantize.half import NarrowWeights
 from kopt.passes.quantize.plan import plan
 from kopt.passes.quantize.static import QuantizeStatic
+from kopt.passes.quantize.weights import QuantizeWeights
 from kopt.quantization.compared import compared
-from kopt.quantization.observe import spreads
+from kopt.quantization.observe import layer_ranges, moments, spreads
 
-PRECISIONS = ("int8", "int8-dynamic", "int8-weights", "int4-weights", "bf16", "fp16")
+QUANTIZED = ("int8", "int8-dynamic", "int8-weights", "int4-weights")
+PRECISIONS = (*QUANTIZED, "bf16", "fp16")
 NEEDS_INPUTS = frozenset({"int8"})
 LEAST_SAMPLES = 8
 """Fewer say nothing about ranges."""
@@ -32,10 +36,12 @@ class Options:
     Attributes:
         precision: one of ``PRECISIONS``.
         keep: names of nodes, or of operators, that stay as they are.
+        group: inputs that share a scale, with 4 bits.
     """
 
     precision: str = "int8"
     keep: tuple[str, ...] = ()
+    group: int = 32
 
     def __post_init__(self) -> None:
         """Check the options.
@@ -117,7 +123,7 @@ def quantize_graph(graph: Graph, calib: Source | None, options: Options, progres
     context = PassContext(evaluate_node=evaluate_node)
     prepared, records = Pipeline(preset("onnx")).run(graph, context)
     feeds = None if calib is None else calibration(calib, prepared, least=LEAST_SAMPLES)
-    passes = _static(prepared, feeds, options, progress) if feeds is not None else ()
+    passes = _passes(prepared, feeds, options, progress)
     result, more = Pipeline(passes).run(prepared, context)
     report: dict[str, Any] = {"precision": options.precision, "model": graph.name, "bytes": [_bytes(graph), _bytes(result)]}
     if feeds is not None:
@@ -127,11 +133,31 @@ def quantize_graph(graph: Graph, calib: Source | None, options: Options, progres
     return Quantized(result, report, (*records, *more))
 
 
+def _passes(graph: Graph, feeds: Calibration | None, options: Options, progress: Progress) -> tuple[Pass, ...]:
+    """The passes of a precision, with the numbers that calibration finds."""
+    if options.precision == "int8" and feeds is not None:
+        return _static(graph, feeds, options, progress)
+    if options.precision == "int8-dynamic":
+        return (QuantizeDynamic(options.keep),)
+    if options.precision in ("bf16", "fp16"):
+        ranges = {} if feeds is None else layer_ranges(graph, feeds, options.keep)
+        return (NarrowWeights("f16" if options.precision == "fp16" else "bf16", options.keep, ranges),)
+    bits = 4 if options.precision == "int4-weights" else 8
+    found = {} if feeds is None or bits == 8 else moments(graph, feeds, options.keep)
+    return (QuantizeWeights(bits, options.group, options.keep, moments=found),)
+
+
 def _static(graph: Graph, feeds: Calibration, options: Options, progress: Progress) -> tuple[Pass, ...]:
     """The pass with ranges found by running the graph."""
     progress(f"calibrating with {feeds.num_rows} samples")
     found = spreads(graph, list(plan(graph, options.keep).groups), feeds, histograms=False)
     return (QuantizeStatic({value.name: (spread.low, spread.high) for value, spread in found.items()}, options.keep),)
+
+
+def is_quantized(graph: Graph) -> bool:
+    """Whether anything in a graph is rounded to 8 bits while it runs."""
+    ops = {node.op for _, node in graph.walk()}
+    return not ops.isdisjoint({"QuantizeLinear", "DynamicQuantizeLinear"}) or any(op.startswith("QLinear") for op in ops)
 
 
 def _bytes(graph: Graph) -> int:

@@ -11,6 +11,7 @@ from kopt.calibration import Feed
 from kopt.hardware import Target
 from kopt.ir.graph import Graph, Value
 from kopt.ir.surgery import remove_dead
+from kopt.passes.quantize.plan import plan
 from kopt.specialize import Programs, Recipe
 
 BINS = 2048
@@ -149,3 +150,22 @@ def _divergence(spread: Spread, counts: np.ndarray, low: float, high: float) -> 
     edges = np.linspace(spread.low, spread.high, BINS + 1)
     beyond = (edges[1:] < low) | (edges[:-1] > high)
     return float((p[filled] * np.log(p[filled] / q[filled])).sum() + p[beyond].sum() * np.log(255))
+
+
+def layer_ranges(graph: Graph, feeds: Iterable[Feed], keep: Iterable[str] = ()) -> dict[str, tuple[float, float]]:
+    """Limits of what layers read and make, by value name."""
+    layers = plan(graph, keep).layers.values()
+    found = spreads(graph, [value for layer in layers for value in (layer.x, layer.node.output)], feeds, histograms=False)
+    return {value.name: (spread.low, spread.high) for value, spread in found.items()}
+
+
+def moments(graph: Graph, feeds: Iterable[Feed], keep: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Second moments x^T x of what each product reads, f64 (K, K), by the product's name."""
+    layers = [layer for layer in plan(graph, keep).layers.values() if layer.node.op != "Conv"]
+    observer = Observer(graph, [layer.x for layer in layers])
+    sums: dict[Value, np.ndarray] = {}
+    for arrays in observer.each(feeds):
+        for value, array in arrays.items():
+            rows = array.reshape(-1, array.shape[-1]).astype(np.float32)
+            sums[value] = sums.get(value, 0.0) + (rows.T @ rows).astype(np.float64)
+    return {layer.name: sums[layer.x] for layer in layers if layer.x in sums}
