@@ -19,6 +19,7 @@ from kopt.recovery.api import recover
 from kopt.recovery.checkpoint import State, load_state, save_state
 from kopt.recovery.observe import prepared
 from support import graphs
+from support.transformer import transformer
 
 MLP = """
 m (float[N,8] x, float[8,32] w1, float[32] b1, float[32,32] w2, float[32] b2, float[32,4] w3) => (float[N,4] y)
@@ -65,6 +66,15 @@ def test_a_pruned_model_comes_back(tmp_path: Path) -> None:
     assert [value.tensor for value in load(str(path)).constants] == [value.tensor for value in recovered.graph.constants]
     assert any("held-out" in line for line in told)
     assert [entry.name for entry in tmp_path.iterdir()] == ["back.onnx"]
+
+
+def test_heads_and_neurons_of_a_transformer_come_back() -> None:
+    rng = np.random.default_rng(0)
+    teacher = transformer(rng)
+    x = rng.normal(size=(300, 5, 12)).astype(np.float32)
+    student = prune(teacher, ratio=0.5, calib={"x": x[:200]}).graph
+    back = recover(student, teacher, {"x": x[:200]}, max_steps=150).graph
+    assert loss(back, teacher, x[200:]) < 0.85 * loss(student, teacher, x[200:])
 
 
 def test_zeros_stay_unless_they_may_grow() -> None:

@@ -26,6 +26,8 @@ from kopt.recovery.observe import grams, prepared
 
 Progress = Callable[[str], None]
 LEAST_SAMPLES = 16
+MOST_INPUTS = 8192
+"""Consumers that sum over more keep their weights: the Gram matrix would not fit into memory."""
 SIZE_ONLY = "zeros make a compressed file smaller; no runtime here is faster for them"
 
 
@@ -160,7 +162,8 @@ def _scores(graph: Graph, found: Dependencies, index: int, moments: Mapping[Plac
 def _moments(found: Dependencies, feeds: Any) -> dict[Place, np.ndarray]:
     """E[x x^T] of what every consumer sums over, by place."""
     places = [place for group in found.groups for place in group.places]
-    wanted = {place: (source, consumed_axis(place)) for place in places if (source := consumed_input(place)) is not None}
+    small = [place for place in places if len(place.units) <= MOST_INPUTS]
+    wanted = {place: (source, consumed_axis(place)) for place in small if (source := consumed_input(place)) is not None}
     held = grams(found.graph, feeds, set(wanted.values()))
     return {place: held[key] for place, key in wanted.items() if key in held}
 

@@ -18,7 +18,7 @@ from kopt.recovery.samples import Samples
 from kopt.recovery.weights import Params
 
 MAX_STEPS = 2000
-EVALUATIONS = 40
+EVALUATIONS = 25
 """How often held-out inputs are looked at over the whole budget."""
 PATIENCE = 0.35
 """Without a better held-out error for this share of the budget, the descent ends."""

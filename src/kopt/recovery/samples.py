@@ -12,7 +12,7 @@ from kopt.calibration import Calibration, Feed
 from kopt.errors import UsageError
 from kopt.ir.graph import Graph, Value
 
-BATCH = 64
+BATCH = 32
 """Rows per step where the model leaves the batch open."""
 
 MAX_BYTES = 2**30

@@ -12,7 +12,7 @@ from kopt.ir.constant import Constant
 from kopt.ir.graph import Graph, Value
 from kopt.passes.prune.cut import cut
 from kopt.passes.prune.groups import Dependencies, dependencies
-from support.graphs import graph as parsed
+from support.transformer import transformer
 
 
 def run(graph: Graph, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -113,49 +113,8 @@ def test_random_convolutional_graphs(seed: int) -> None:
     assert_cut_like_zeros(graph, {"image": image}, net.rng)
 
 
-ATTENTION = """
-agraph (float[N,5,12] x, float[12,8] wq, float[8] bq, float[12,8] wk, float[12,8] wv, float[8,12] wo, float[12] s, float[12,20] w1,
-        float[20] b1, float[20,12] w2) => (float[N,5,12] y)
-<int64[4] heads = {0, 0, 4, 2}, int64[3] merged = {0, 0, -1}, float scale = {0.7}>
-{
-    xq = MatMul(x, wq)
-    q0 = Add(xq, bq)
-    k0 = MatMul(x, wk)
-    v0 = MatMul(x, wv)
-    q1 = Reshape(q0, heads)
-    k1 = Reshape(k0, heads)
-    v1 = Reshape(v0, heads)
-    q = Transpose<perm=[0,2,1,3]>(q1)
-    k = Transpose<perm=[0,2,3,1]>(k1)
-    v = Transpose<perm=[0,2,1,3]>(v1)
-    qk = MatMul(q, k)
-    sc = Mul(qk, scale)
-    p = Softmax<axis=-1>(sc)
-    o = MatMul(p, v)
-    ot = Transpose<perm=[0,2,1,3]>(o)
-    om = Reshape(ot, merged)
-    proj = MatMul(om, wo)
-    r = Add(x, proj)
-    n = LayerNormalization(r, s)
-    h0 = MatMul(n, w1)
-    h1 = Add(h0, b1)
-    h = Gelu(h1)
-    f = MatMul(h, w2)
-    y = Add(n, f)
-}
-"""
-
-
-def with_weights(graph: Graph, rng: np.random.Generator) -> Graph:
-    """The graph whose float inputs beyond the first are constants."""
-    made = {value: Constant.of(rng.normal(0, 0.4, value.shape).astype(np.float32)) for value in graph.inputs[1:]}
-    return graph.replace(inputs=graph.inputs[:1], constants={**graph.constants, **made})
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_heads_and_hidden_neurons_of_a_transformer(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    found = assert_cut_like_zeros(
-        with_weights(parsed(ATTENTION, opset=23), rng), {"x": rng.normal(size=(3, 5, 12)).astype(np.float32)}, rng
-    )
+    found = assert_cut_like_zeros(transformer(rng), {"x": rng.normal(size=(3, 5, 12)).astype(np.float32)}, rng)
     assert sorted((len(group.units), group.span) for group in found.groups) == [(4, 2), (20, 1)]
