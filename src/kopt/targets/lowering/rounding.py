@@ -25,6 +25,9 @@ MOVES = frozenset({
 })  # fmt: skip
 """ai.onnx operators whose results are values of their inputs, as wide as those; Cast only ever feeds what rounds itself."""
 
+ROUND_THEMSELVES = frozenset({"ProductMixed", "FusedConvNhwcMixed"})
+"""Operators of com.kopt whose kernels write 16 bits; rounding them again would be a pass over memory."""
+
 
 def is_narrow(x: Any) -> bool:
     """Whether an array has 16-bit floats."""
