@@ -54,7 +54,7 @@ class TvmExecutable:
         self._weights = {name: _aligned(array) for name, array in weights.items()}
         self._library = _loaded(code)
         self._run = self._library.kopt_run
-        self._run.argtypes, self._run.restype = (ctypes.c_void_p, ctypes.c_int), None
+        self._run.argtypes, self._run.restype = (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p), None
         size = ctypes.c_int64.in_dll(self._library, "kopt_arena_bytes").value
         wanted = ctypes.c_int64.in_dll(self._library, "kopt_num_bases").value
         self._first = 1 + len(self._weights)
@@ -68,6 +68,21 @@ class TvmExecutable:
 
     def __call__(self, inputs: Sequence[Any]) -> list[np.ndarray]:
         """Run on arrays in signature order; numpy arrays aligned to 64 bytes are read in place, others are copied first."""
+        return self._called(inputs, None)
+
+    def node_times_ns(self, inputs: Sequence[Any], runs: int = 5) -> dict[str, float]:
+        """Time of one call by the user's node names, most expensive first; a fused loop counts for the node that ends it."""
+        nodes = json.loads(ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(self._library, "kopt_nodes"))).decode())
+        self._called(inputs, None)
+        passed = np.zeros(max(1, len(nodes)), np.int64)
+        for _ in range(runs):
+            self._called(inputs, passed)
+        times: Counter[str] = Counter()
+        for node, total in zip(nodes, passed.tolist(), strict=False):
+            times[node] += total
+        return {node: total / runs for node, total in times.most_common()}
+
+    def _called(self, inputs: Sequence[Any], passed: np.ndarray | None) -> list[np.ndarray]:
         given = [_ready(array, dtype) for array, (dtype, _) in zip(inputs, self._inputs, strict=True)]
         results = [_empty(dtype, shape) for dtype, shape in self._outputs]
         try:
@@ -76,7 +91,7 @@ class TvmExecutable:
             bases, arena = self._fresh()
         for place, array in enumerate((*given, *results), self._first):
             bases[place] = array.ctypes.data
-        self._run(bases, self._threads)
+        self._run(bases, self._threads, None if passed is None else passed.ctypes.data)
         self._idle.append((bases, arena))
         return results
 

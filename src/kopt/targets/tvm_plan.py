@@ -242,6 +242,8 @@ def dtype_of(type_: Type) -> str:
         raise Refused(f"no code for values of type {type_}")
     if not type_.is_static:
         raise Refused("the size of a value is only known at run time")
+    if type_.size >= 1 << 31:
+        raise Refused("places of so many elements do not fit 32 bits")
     return _DTYPES[type_.dtype]
 
 

@@ -7,9 +7,10 @@
 #include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { MAX_ARGUMENTS = 12, MAX_WORKERS = 256, MAX_TASKS = 65535, AWAKE_ROUNDS = 20000 };
+enum { MAX_ARGUMENTS = 12, MAX_WORKERS = 256, MAX_TASKS = 65535, YIELD_ROUNDS = 1024, AWAKE_ROUNDS = 20000 };
 
 typedef void kopt_task(void** arguments, int task);
 
@@ -34,7 +35,7 @@ static void relax(int round) {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
-  if (round > 512) sched_yield();
+  if (round >= YIELD_ROUNDS) sched_yield();
 }
 
 static void work(void** arguments, uint64_t job) {
@@ -63,7 +64,9 @@ static void* worker(void* unused) {
       last = job;
       idle = 0;
       work(arguments, job);
-    } else if (__atomic_load_n(&running, __ATOMIC_ACQUIRE) || ++idle < AWAKE_ROUNDS) {
+    } else if (__atomic_load_n(&running, __ATOMIC_ACQUIRE)) {
+      relax(idle < YIELD_ROUNDS ? ++idle : idle);
+    } else if (++idle < AWAKE_ROUNDS) {
       relax(idle);
     } else {
       pthread_mutex_lock(&asleep);
@@ -106,7 +109,14 @@ static void share(const Step* step, void** arguments) {
   for (int round = 0; __atomic_load_n(&done, __ATOMIC_ACQUIRE) < step->num_tasks; ++round) relax(round);
 }
 
-static void run_steps(const Step* steps, int count, char** bases, int threads) {
+static int64_t now_ns(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * (int64_t)1000000000 + time.tv_nsec;
+}
+
+/* Where `passed` is given, the nanoseconds of every step are added to it. */
+static void run_steps(const Step* steps, int count, char** bases, int threads, int64_t* passed) {
   int alone = threads < 2 || pthread_mutex_trylock(&busy);
   if (!alone) {
     hire(threads - 1);
@@ -119,12 +129,14 @@ static void run_steps(const Step* steps, int count, char** bases, int threads) {
   }
   void* arguments[MAX_ARGUMENTS];
   for (const Step* step = steps; step < steps + count; ++step) {
+    int64_t begun = passed ? now_ns() : 0;
     for (int i = 0; i < step->num_arguments; ++i) arguments[i] = bases[step->arguments[i].base] + step->arguments[i].offset;
     if (!alone && step->shared && step->num_tasks <= MAX_TASKS) {
       share(step, arguments);
     } else {
       for (int task = 0; task < step->num_tasks; ++task) step->run(arguments, task);
     }
+    if (passed) passed[step - steps] += now_ns() - begun;
   }
   if (!alone) {
     __atomic_store_n(&running, 0, __ATOMIC_RELEASE);

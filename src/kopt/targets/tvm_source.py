@@ -47,7 +47,9 @@ def source_of(program: Program) -> str:
     table = "\n".join(rows) or "  {0}"
     parts.append(f"static const Step steps[] = {{\n{table}\n}};")
     parts.append(f"const int64_t kopt_arena_bytes = {program.arena_bytes};\nconst int64_t kopt_num_bases = {program.num_bases};")
-    parts.append(f"void kopt_run(char** bases, int threads) {{ run_steps(steps, {len(program.steps)}, bases, threads); }}\n")
+    parts.append(f"const char kopt_nodes[] = {json.dumps(json.dumps([step.node for step in program.steps]))};")
+    parameters = "char** bases, int threads, int64_t* passed"
+    parts.append(f"void kopt_run({parameters}) {{ run_steps(steps, {len(program.steps)}, bases, threads, passed); }}\n")
     return "\n".join(parts)
 
 
