@@ -286,10 +286,14 @@ class _ProgramSearch:
         np.savez(self.folder / "reference.npz", allow_pickle=False, **{str(k): array for k, array in enumerate(expected)})
 
     def _try_all(self, share: float) -> None:
-        """Trials until a share of the budget is spent, or nothing is left to gain; the default is tried in any case."""
+        """Trials until a share of the budget is spent, or nothing is left to gain.
+
+        The default is tried in any case, and so is what was found for its kernels: it has cost most of the budget.
+        """
         usual_s = 0.0
+        least = 2 if self.schedules else 1
         while not self.search.is_finished:
-            if self.search.num_trials and self.elapsed_s + usual_s >= share * self.tuning.budget_s:
+            if self.search.num_trials >= least and self.elapsed_s + usual_s >= share * self.tuning.budget_s:
                 break  # another trial would not end in time
             begun = self.elapsed_s
             if self.search.try_next(self._measure) is None:
