@@ -113,6 +113,7 @@ LAYERS = [
     ("MaxPool", (f32(1, 3, 9, 9),), {"kernel_shape": (2, 2), "dilations": (2, 2)}),
     ("AveragePool", (f32(1, 17, 8, 8),), {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}),
     ("AveragePool", (f32(1, 17, 8, 8),), {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1), "count_include_pad": 1}),
+    ("LRN", (f32(2, 7, 3, 5),), {"size": 4, "alpha": 0.3, "bias": 1.5}),
     ("GlobalAveragePool", (f32(2, 18, 5, 7),), {}),
     ("GlobalMaxPool", (f32(2, 18, 5, 7),), {}),
     ("Attention", (f32(2, 3, 9, 16), f32(2, 3, 14, 16), f32(2, 3, 14, 32)), {}),

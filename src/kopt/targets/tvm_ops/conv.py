@@ -195,3 +195,16 @@ def _pooled(ctx: Context, op: str, x: Tensor, geometry: Geometry) -> Tensor:
     scale = 1.0 if op == "MaxPool" else 1 / prod(geometry.kernel)
     y = ctx.plan.reduced(seen, axes, "max" if op == "MaxPool" else "sum", scale)
     return ctx.plan.reshaped(y, y.shape[: len(x.shape)])
+
+
+@translates("LRN")
+def local_response(ctx: Context, x: Tensor) -> Tensor:
+    """Divided by (bias + alpha / size * sum of squares over neighbouring channels) ** beta."""
+    size, rank = int(ctx.attr("size")), len(x.shape)
+    before, after = [0] * rank, [0] * rank
+    before[1], after[1] = (size - 1) // 2, size // 2
+    around = padded(ctx, ctx.apply("mul", x, x), before, after, Number(0, x.dtype))
+    seen = windows(ctx.plan.stored(around), (1,), (x.shape[1],), (size,), ((1, 1),))
+    sums = ctx.plan.reduced(seen, [rank], "sum", float(ctx.attr("alpha")) / size)
+    scale = ctx.apply("add", ctx.plan.reshaped(sums, x.shape), ctx.number(ctx.attr("bias")))
+    return ctx.apply("div", x, ctx.apply("pow", scale, ctx.number(ctx.attr("beta"))))
