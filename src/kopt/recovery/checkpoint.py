@@ -79,6 +79,16 @@ def load_state(path: Path, key: str) -> State | None:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 part, _, own = name.partition("/")
                 parts[part][own] = file.get_tensor(name)
-            return State(**parts, **numbers)
+            return State(
+                parts["params"],
+                parts["first"],
+                parts["second"],
+                parts["best"],
+                int(numbers["step"]),
+                float(numbers["seconds"]),
+                float(numbers["best_error"]),
+                int(numbers["best_step"]),
+                float(numbers["start_error"]),
+            )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
