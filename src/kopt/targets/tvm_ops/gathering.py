@@ -25,10 +25,15 @@ def gather(ctx: Context, table: Tensor, indices: Tensor) -> Tensor:
 
 def taken(ctx: Context, table: Tensor, sizes: tuple[int, int, int], numbers: Tensor) -> Tensor:
     """Rows of a table seen as (outer, rows, inner), by the same numbers for every outer part."""
+    return rows_of(ctx, table, sizes, numbers, ctx.shape)
+
+
+def rows_of(ctx: Context, table: Tensor, sizes: tuple[int, int, int], numbers: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The same, as a tensor of the given shape."""
     (outer, rows, inner), plan = sizes, ctx.plan
-    result = plan.new(ctx.shape, ctx.dtype)
+    result = plan.new(shape, table.dtype)
     if result.size and rows:
-        loop = Rows(outer, rows, inner, numbers.size, ctx.dtype, numbers.dtype, 1)
+        loop = Rows(outer, rows, inner, numbers.size, table.dtype, numbers.dtype, 1)
         plan.add(loop, [plan.leaf(table), plan.leaf(numbers)], plan.leaf(result), outer * numbers.size)
     return result
 
