@@ -62,6 +62,13 @@ def test_bench_writes_the_page_too(made, folder, capsys) -> None:
     assert set(charts) == {"distribution", "percentiles", "throughput", "front"}
 
 
+def test_bench_measures_the_backends_beside_each_other(made, folder, capsys) -> None:
+    assert invoke(["bench", str(made), "--runner", "kopt,xla,tvm,onnxruntime", "--rounds", "1", "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert [one["runner"] for one in result["runners"]] == ["kopt", "xla", "tvm", "onnxruntime"]
+    assert all(one["load_s"] > 0 and one["first_s"] > 0 for one in result["runners"])
+
+
 @pytest.mark.parametrize("command", ["compile", "bench", "report"])
 def test_a_page_that_cannot_be_written_is_refused_before_the_work(command, folder, digits_model, monkeypatch, capsys) -> None:
     (folder / "no.json").write_text("{")

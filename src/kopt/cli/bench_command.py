@@ -20,9 +20,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+BACKENDS: dict[str, dict[str, Any]] = {"kopt": {}, "xla": {"backend": "xla", "kernels": False}, "tvm": {"backend": "tvm"}}
+"""Runtimes that are artifacts, and how they are compiled."""
+
+
 def run(
     models: list[Path] = typer.Argument(..., help="Artifacts, or .onnx files."),
-    runner: str = typer.Option("kopt,onnxruntime", help="Runtimes, such as kopt,onnxruntime,openvino (xla is another name of kopt)."),
+    runner: str = typer.Option(
+        "kopt,onnxruntime", help="Runtimes: kopt, xla, tvm, onnxruntime, openvino. xla and tvm are kopt with that backend alone."
+    ),
     batch: str | None = typer.Option(None, help="Rows per call, such as 1,8: each is measured."),
     shape: list[str] | None = typer.Option(None, help="Dimensions of an input, such as image:1x3x224x224; may be repeated."),
     rounds: int = typer.Option(8, help="Blocks of each runtime."),
@@ -31,14 +37,16 @@ def run(
     json: bool = typer.Option(False, "--json", help="With raw samples, as JSON."),
 ) -> None:
     """Measure models in several runtimes: same inputs, one process each, alternating blocks."""
-    from kopt.runners import require
+    from kopt.runners import KINDS, require
 
-    kinds = list(dict.fromkeys("kopt" if kind.strip() in ("xla", "kopt") else kind.strip() for kind in runner.split(",")))
+    kinds = list(dict.fromkeys(kind.strip() for kind in runner.split(",")))
     if rounds < 1:
         raise UsageError(f"{rounds} rounds measure nothing", next_step="give --rounds 1 or more")
     check_threads(threads)
     for kind in kinds:
-        require(kind)
+        if kind not in BACKENDS.keys() | KINDS.keys():
+            raise UsageError(f"unknown runner '{kind}'", next_step=f"choose one of: {', '.join(dict.fromkeys([*BACKENDS, *KINDS]))}")
+        require("kopt" if kind in BACKENDS else kind)
     check_html(html)
     batches = parse_batches(batch)
     wanted = [None] if batches is None else [(rows,) for rows in batches]
@@ -92,6 +100,10 @@ def bench(
         if set(kinds) - {"kopt"}:
             save(bound_graph(graph, wanted[0].shapes), peer, external=True)
         paths = {kind: artifact if kind == "kopt" else peer for kind in kinds}
+        for kind in (one for one in kinds if one in BACKENDS and one != "kopt"):
+            say(f"compiling with {kind}")
+            paths[kind] = Path(folder, f"{kind}.kopt")
+            compile_model(str(peer), output=paths[kind], threads=threads, measure=False, **BACKENDS[kind])
         shown = {name: list(dims) for name, dims in wanted[0].shapes.items()}
         return {"model": model.name, "batch": wanted[0].batch, "shapes": shown, "runners": _compare(paths, feeds, rounds, threads, say)}
 
@@ -109,12 +121,14 @@ def _compare(
         runners = []
         for kind, path in paths.items():
             say(f"starting {kind}")
-            runners.append(stack.enter_context(Runner(kind, path, feeds, threads=threads or available_cores())))
+            runners.append(
+                stack.enter_context(Runner("kopt" if kind in BACKENDS else kind, path, feeds, threads=threads or available_cores()))
+            )
         measured = alternate(runners, Protocol(rounds=rounds), lambda done: say(f"round {done} of {rounds}"))
         entries = []
-        for one, side in zip(runners, measured, strict=True):
+        for kind, one, side in zip(paths, runners, measured, strict=True):
             ratio = block_ratio(side, measured[-1])
-            entry = {"runner": one.kind, **asdict(one.started), "latency": latency(side), "peak_bytes": one.peak_bytes()}
+            entry = {"runner": kind, **asdict(one.started), "latency": latency(side), "peak_bytes": one.peak_bytes()}
             entries.append({**entry, "ratio": [ratio.value, ratio.lower, ratio.upper]})
         return entries
 
