@@ -46,8 +46,10 @@ def test_weights_that_are_rebuilt_lose_less() -> None:
 
 @pytest.mark.parametrize(("method", "share"), [("unstructured", 0.7), ("2:4", 0.5)])
 def test_zeros_are_for_size_only(method: str, share: float) -> None:
-    pruned = prune(str(MODELS / "digits_plain.onnx"), ratio=0.7 if method == "unstructured" else None, method=method)
-    assert pruned.report["size_only"]
+    for calib in (None, {"image": images(20)}):
+        pruned = prune(str(MODELS / "digits_plain.onnx"), ratio=0.7 if method == "unstructured" else None, method=method, calib=calib)
+        assert pruned.report["size_only"]
+        assert pruned.report["calibrated"] == (calib is not None)
     assert pruned.report["zeros"] == pytest.approx(share * pruned.report["parameters"][0], rel=0.03)
 
 

@@ -25,10 +25,14 @@ def run(
 
     check_folder(output)
     seconds = parse_duration(budget)
-    with progress() as say:
-        recovered = recover(
-            str(student), str(teacher), calib, output, budget_s=seconds, freeze_masks=freeze_masks, seed=seed, progress=say
-        )
+    try:
+        with progress() as say:
+            recovered = recover(
+                str(student), str(teacher), calib, output, budget_s=seconds, freeze_masks=freeze_masks, seed=seed, progress=say
+            )
+    except KeyboardInterrupt:
+        typer.echo("progress is kept beside the output; the same command goes on with it", err=True)
+        raise
     report = recovered.report
     if json:
         print_json(report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,10 @@ import numpy as np
 from kopt.calibration import Source, calibration
 from kopt.errors import UsageError
 from kopt.ir.flops import graph_flops
-from kopt.ir.graph import Graph
-from kopt.passes.base import PassContext
-from kopt.passes.pipeline import Pipeline
+from kopt.ir.graph import Graph, Value
 from kopt.passes.prune.cut import cut
 from kopt.passes.prune.groups import Dependencies, Place, dependencies
-from kopt.passes.prune.masks import MaskWeights, block_pattern
+from kopt.passes.prune.masks import block_masks, block_pattern, magnitude_masks, masked, prunable
 from kopt.passes.prune.rebuild import compensate
 from kopt.passes.prune.record import recorded
 from kopt.passes.prune.score import consumed_axis, consumed_input, kept_count, reconstruction_scores, selected, weight_scores
@@ -62,7 +60,7 @@ def prune(
         ratio: share of channels, or of weights, that goes; half by default.
         latency: instead of a ratio, the wanted latency as a share of the original's, measured here; structured pruning only.
         method: "structured" cuts channels, heads and neurons; "unstructured" and "N:M" such as "2:4" write zeros.
-        calib: inputs to score by, and to rebuild the weights that remain from: anything ``kopt.calibration`` reads.
+        calib: inputs to choose by, and to rebuild the weights that remain of cut channels from: anything ``kopt.calibration`` reads.
         progress: is told what happens.
 
     Raises:
@@ -79,7 +77,7 @@ def prune(
     if method == "structured":
         result = _structured(graph, share, latency, calib, say)
     else:
-        result = _masked(graph, share, method, explicit=ratio is not None)
+        result = _masked(graph, share, method, calib, explicit=ratio is not None)
     if output is not None:
         save(result.graph, output)
     return result
@@ -100,17 +98,24 @@ def _check(ratio: float | None, latency: float | None, method: str) -> None:
         raise UsageError("zeros in weights do not change the latency", next_step="use --method structured, or --ratio")
 
 
-def _masked(graph: Graph, ratio: float, method: str, *, explicit: bool) -> Pruned:
+def _masked(graph: Graph, ratio: float, method: str, calib: Source | None, *, explicit: bool) -> Pruned:
     pattern = "" if method == "unstructured" else method
     if pattern and explicit:
         raise UsageError(f"the pattern {pattern} says itself how many weights stay", next_step="leave out --ratio")
-    result, _ = Pipeline((MaskWeights(ratio, pattern),)).run(graph, PassContext())
-    if result is graph:
-        raise UsageError("the model has no weights of products or convolutions", where=graph.name, next_step="there is nothing to prune")
-    changed = [constant for value, constant in result.constants.items() if constant is not graph.constants.get(value)]
-    zeros = sum(int((constant.array() == 0).sum()) for constant in changed)
-    report = {**_sizes(graph, result), "method": method, "zeros": zeros, "size_only": True, "note": SIZE_ONLY}
-    return Pruned(result, report)
+    energies = _energies(graph, calibration(calib, graph, least=LEAST_SAMPLES)) if calib is not None else {}
+    masks = block_masks(graph, *block_pattern(pattern), energies) if pattern else magnitude_masks(graph, ratio, energies)
+    if not masks:
+        raise UsageError("the model has no such weights of products or convolutions", where=graph.name, next_step="nothing can be pruned")
+    result = masked(graph, masks)
+    zeros = sum(int((result.constants[value].array() == 0).sum()) for value in masks)
+    sizes = {**_sizes(graph, result), "calibrated": bool(energies)}
+    return Pruned(result, {**sizes, "method": method, "zeros": zeros, "size_only": True, "note": SIZE_ONLY})
+
+
+def _energies(graph: Graph, feeds: Any) -> dict[Value, np.ndarray]:
+    """E[x^2] of what each weight is multiplied with, along its summed axis."""
+    places = [Place(value, axis, np.zeros(value.shape[axis], np.int64), node) for value, axis, node in prunable(graph)]
+    return {place.value: np.diag(gram) for place, gram in _observed(graph, places, feeds).items()}
 
 
 def _sizes(before: Graph, after: Graph) -> dict[str, Any]:
@@ -161,10 +166,13 @@ def _scores(graph: Graph, found: Dependencies, index: int, moments: Mapping[Plac
 
 def _moments(found: Dependencies, feeds: Any) -> dict[Place, np.ndarray]:
     """E[x x^T] of what every consumer sums over, by place."""
-    places = [place for group in found.groups for place in group.places]
+    return _observed(found.graph, [place for group in found.groups for place in group.places], feeds)
+
+
+def _observed(graph: Graph, places: Sequence[Place], feeds: Any) -> dict[Place, np.ndarray]:
     small = [place for place in places if len(place.units) <= MOST_INPUTS]
     wanted = {place: (source, consumed_axis(place)) for place in small if (source := consumed_input(place)) is not None}
-    held = grams(found.graph, feeds, set(wanted.values()))
+    held = grams(graph, feeds, set(wanted.values()))
     return {place: held[key] for place, key in wanted.items() if key in held}
 
 

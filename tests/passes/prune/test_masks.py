@@ -22,6 +22,16 @@ def test_the_largest_stay() -> None:
     assert {value.name for value in masks} == {"wq", "wk", "wv", "wo", "w1", "w2"}
 
 
+def test_inputs_without_energy_need_no_weights() -> None:
+    graph = transformer(np.random.default_rng(0))
+    value = next(value for value, _, _ in prunable(graph) if value.name == "w1")
+    energy = np.where(np.arange(12) < 6, 1.0, 0.0)
+    mask = magnitude_masks(graph, 0.5, {value: energy})[value]
+    assert mask[:6].any()
+    assert not mask[6:].any()
+    assert not block_masks(graph, 2, 4, {value: energy})[value][6:8].any()
+
+
 def test_no_layer_is_emptied() -> None:
     masks = magnitude_masks(transformer(np.random.default_rng(0)), 0.99)
     assert all(mask.any() for mask in masks.values())

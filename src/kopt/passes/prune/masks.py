@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,12 +35,29 @@ def _summed_axis(node: Node, index: int, rank: int) -> int:
     return rank - 2 if (index == 1) != transposed else rank - 1
 
 
-def magnitude_masks(graph: Graph, sparsity: float) -> dict[Value, np.ndarray]:
+def _sizes(graph: Graph, energies: Mapping[Value, np.ndarray] | None) -> dict[Value, np.ndarray]:
+    """How large each weight is: |w|, times the root mean square of its input where that is known."""
+    found = {}
+    for value, axis, _ in prunable(graph):
+        array = np.abs(np.asarray(graph.constants[value].array(), np.float32))
+        energy = (energies or {}).get(value)
+        if energy is not None and len(energy) == array.shape[axis]:
+            array = array * np.sqrt(energy).astype(np.float32).reshape([-1 if k == axis else 1 for k in range(array.ndim)])
+        found[value] = array
+    return found
+
+
+def magnitude_masks(graph: Graph, sparsity: float, energies: Mapping[Value, np.ndarray] | None = None) -> dict[Value, np.ndarray]:
     """True where a weight stays: over all layers together the largest, each in units of its layer's standard deviation.
 
     Every layer keeps a twentieth, since one that is all zeros carries nothing.
+
+    Args:
+        graph: the model.
+        sparsity: share of zeros.
+        energies: by weight, E[x^2] of what each coordinate of its summed axis is multiplied with.
     """
-    weights = {value: np.abs(np.asarray(graph.constants[value].array(), np.float32)) for value, _, _ in prunable(graph)}
+    weights = _sizes(graph, energies)
     scaled = {value: array / max(float(np.sqrt(np.square(array).mean())), 1e-30) for value, array in weights.items()}
     if not scaled:
         return {}
@@ -47,11 +65,11 @@ def magnitude_masks(graph: Graph, sparsity: float) -> dict[Value, np.ndarray]:
     return {value: array > min(limit, float(np.quantile(array, 0.95))) for value, array in scaled.items()}
 
 
-def block_masks(graph: Graph, kept: int, block: int) -> dict[Value, np.ndarray]:
+def block_masks(graph: Graph, kept: int, block: int, energies: Mapping[Value, np.ndarray] | None = None) -> dict[Value, np.ndarray]:
     """True for the ``kept`` largest of every ``block`` neighbours along the summed axis; axes that do not divide stay whole."""
-    masks = {}
+    masks, sizes = {}, _sizes(graph, energies)
     for value, axis, _ in prunable(graph):
-        array = np.abs(np.moveaxis(np.asarray(graph.constants[value].array(), np.float32), axis, -1))
+        array = np.moveaxis(sizes[value], axis, -1)
         if array.shape[-1] % block:
             continue
         blocks = array.reshape(-1, block)
