@@ -42,14 +42,14 @@ def constant_from_proto(tensor: TensorProto, folder: Path | None, model: str) ->
     if tensor.HasField("raw_data"):
         if any(len(getattr(tensor, field)) for field in _TYPED_FIELDS):
             raise InvalidModelError("both raw_data and typed data are set", where=where, next_step="export the model again")
-        if len(tensor.raw_data) != expected:
+        raw = tensor.raw_data  # each access copies
+        if len(raw) != expected:
             raise InvalidModelError(
-                f"{type_} takes {expected} bytes but {len(tensor.raw_data)} are there",
+                f"{type_} takes {expected} bytes but {len(raw)} are there",
                 where=where,
                 next_step="the file is damaged; export it again",
             )
-        held_array = aligned_copy(decode(tensor.raw_data, type_))
-        return Constant(type_, lambda: held_array)
+        return Constant(type_, _Aligned(raw, type_))
     held = sum(len(getattr(tensor, field)) for field in _TYPED_FIELDS)
     if prod(shape) > 0 and held == 0:
         raise InvalidModelError(f"{type_} has no values", where=where, next_step="the weights were stripped; export the model with them")
@@ -58,6 +58,20 @@ def constant_from_proto(tensor: TensorProto, folder: Path | None, model: str) ->
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidModelError(f"the values do not fill {type_}: {error}", where=where, next_step="export the model again") from None
     return Constant(type_, lambda: array)
+
+
+class _Aligned:
+    """Values that are moved to an aligned place when first read: describing a model reads none of the large ones."""
+
+    def __init__(self, raw: bytes, type_: TensorType) -> None:
+        self._held = decode(raw, type_)
+        self._moved = False
+
+    def __call__(self) -> np.ndarray:
+        if not self._moved:  # threads that meet here move it twice, to no harm
+            self._held = aligned_copy(self._held)
+            self._moved = True
+        return self._held
 
 
 def stored_bytes(dtype: DType, shape: tuple[int, ...]) -> int:
