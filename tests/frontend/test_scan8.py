@@ -37,7 +37,23 @@ def test_batches_and_directions(batch: int) -> None:
     np.testing.assert_allclose(turned, -scaled, rtol=1e-5)
 
 
-def test_lengths_are_refused() -> None:
-    text = _TEXT.replace('("", start', "(lengths, start").replace("g (float[B,2] start", "g (int64[B] lengths, float[B,2] start")
+def _with_lengths(text: str) -> onnx.ModelProto:
+    return _model(text.replace('("", start', "(lengths, start").replace("g (float[B,2] start", "g (int64[B] lengths, float[B,2] start"))
+
+
+def test_sequences_of_unequal_lengths() -> None:
+    random, lengths = np.random.default_rng(0), np.array([3, 0, 4])
+    start, rows, factors = (random.normal(size=shape).astype(np.float32) for shape in ((3, 2), (3, 4, 2), (3, 4)))
+    model = _with_lengths(_TEXT.replace(", directions = [0, 1]", ""))
+    last, sums, turned = run_model(model, lengths, start, rows, factors)
+    scaled = rows * factors[..., None]
+    expected = start[:, None] + np.cumsum(scaled, 1)
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(last[row], expected[row, length - 1] if length else start[row], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(sums[row, :length], expected[row, :length], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(turned[row, :length], -scaled[row, :length], rtol=1e-5)
+
+
+def test_unequal_lengths_backwards_are_refused() -> None:
     with pytest.raises(InvalidModelError, match="sequence_lens"):
-        load(_model(text))
+        load(_with_lengths(_TEXT))
