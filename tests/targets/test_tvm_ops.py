@@ -113,7 +113,15 @@ LAYERS = [
     ("MaxPool", (f32(1, 3, 9, 9),), {"kernel_shape": (2, 2), "dilations": (2, 2)}),
     ("AveragePool", (f32(1, 17, 8, 8),), {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}),
     ("AveragePool", (f32(1, 17, 8, 8),), {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1), "count_include_pad": 1}),
-    ("LRN", (f32(2, 7, 3, 5),), {"size": 4, "alpha": 0.3, "bias": 1.5}),
+    (
+        "ConvTranspose",
+        (f32(1, 16, 5, 7), [f32(16, 20, 3, 3)], [f32(20)]),
+        {"strides": (2, 2), "pads": (1, 0, 1, 1), "output_padding": (1, 0)},
+    ),
+    ("ConvTranspose", (f32(2, 3, 5), f32(3, 4, 4)), {"dilations": (2,)}),
+    ("Resize", (f32(1, 2, 4, 5), None, [np.array([1, 1, 2, 1.5], np.float32)]), {"mode": "linear"}),
+    ("Resize", (f32(1, 2, 4, 5), None, None, [i64(1, 2, 9, 3)]), {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+    ("LRN", (f32(5, 5, 3, 2),), {"size": 4, "alpha": 0.3, "bias": 1.5}),
     ("GlobalAveragePool", (f32(2, 18, 5, 7),), {}),
     ("GlobalMaxPool", (f32(2, 18, 5, 7),), {}),
     ("Attention", (f32(2, 3, 9, 16), f32(2, 3, 14, 16), f32(2, 3, 14, 32)), {}),
@@ -128,6 +136,9 @@ def combined(cases):
     for number, (op, operands, attributes) in enumerate(cases):
         names = []
         for k, operand in enumerate(operands):
+            if operand is None:
+                names.append("")
+                continue
             name, array = f"x{number}_{k}", np.asarray(operand[0] if isinstance(operand, list) else operand)
             names.append(name)
             if isinstance(operand, list):

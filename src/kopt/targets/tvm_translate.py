@@ -18,7 +18,7 @@ from kopt.targets.tvm_plan import Plan, Refused, Step, dtype_of, itemsize
 from kopt.targets.tvm_tree import Leaf, Storage, Tensor, is_cheap
 from kopt.targets.tvm_view import View
 
-_MODULES = ("attention", "conv", "elementwise", "gathering", "movement", "product", "reduction")
+_MODULES = ("attention", "conv", "elementwise", "gathering", "movement", "product", "reduction", "upscaling")
 
 
 @dataclass(frozen=True)

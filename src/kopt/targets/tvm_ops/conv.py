@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
@@ -28,26 +29,43 @@ _G = np.array(((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)), np.floa
 _direct, _depthwise, _winograd = lru_cache(conv_tiling), lru_cache(depthwise_tiling), lru_cache(winograd_tiling)
 
 
+@dataclass(frozen=True)
 class Geometry:
-    """Kernel, strides, dilations and pads of a window, and how many there are along each axis."""
+    """A window that slides along axes.
 
-    def __init__(self, ctx: Context, sizes: tuple[int, ...], kernel: tuple[int, ...]) -> None:
+    Attributes:
+        kernel: elements along each axis.
+        strides: of the windows.
+        dilations: of a window's elements.
+        before: zeros before the first element.
+        after: zeros after the last.
+        counts: windows along each axis.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, ctx: Context, sizes: tuple[int, ...], kernel: tuple[int, ...]) -> Geometry:
+        """What a node's attributes say for an input of ``sizes``."""
         count = len(sizes)
-        self.kernel = kernel
-        self.strides = tuple(ctx.attr("strides") or (1,) * count)
-        self.dilations = tuple(ctx.attr("dilations") or (1,) * count)
-        reach = [(k - 1) * d + 1 for k, d in zip(kernel, self.dilations, strict=True)]
+        strides, dilations = (tuple(ctx.attr(name) or (1,) * count) for name in ("strides", "dilations"))
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
         auto, given = ctx.attr("auto_pad") or "NOTSET", ctx.attr("pads") or (0,) * (2 * count)
-        self.before, self.after = list(given[:count]), list(given[count:])
+        before, after = tuple(given[:count]), tuple(given[count:])
         if auto == "VALID":
-            self.before, self.after = [0] * count, [0] * count
+            before, after = (0,) * count, (0,) * count
         elif auto != "NOTSET":
-            wanted = [-(-size // stride) for size, stride in zip(sizes, self.strides, strict=True)]
-            total = [max(0, (n - 1) * s + r - size) for n, s, r, size in zip(wanted, self.strides, reach, sizes, strict=True)]
-            self.before = [one // 2 if auto == "SAME_UPPER" else one - one // 2 for one in total]
-            self.after = [one - low for one, low in zip(total, self.before, strict=True)]
-        pairs = zip(sizes, self.before, self.after, reach, self.strides, strict=True)
-        self.counts = tuple((size + low + high - r) // s + 1 for size, low, high, r, s in pairs)
+            wanted = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
+            total = [max(0, (n - 1) * s + r - size) for n, s, r, size in zip(wanted, strides, reach, sizes, strict=True)]
+            before = tuple(one // 2 if auto == "SAME_UPPER" else one - one // 2 for one in total)
+            after = tuple(one - low for one, low in zip(total, before, strict=True))
+        pairs = zip(sizes, before, after, reach, strides, strict=True)
+        return cls(kernel, strides, dilations, before, after, tuple((n + low + high - r) // s + 1 for n, low, high, r, s in pairs))
 
     @property
     def steps(self) -> tuple[tuple[int, int], ...]:
@@ -67,7 +85,11 @@ def conv(ctx: Context, x: Tensor, w: Tensor, bias: Tensor | None = None, residua
 @translates("ConvNhwc", "FusedConvNhwc", domain=KOPT)
 def conv_nhwc(ctx: Context, x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
     """activation(conv(x, w) + bias + residual).  x: (N, *spatial, C), w: (M, C / group, *kernel)."""
-    geometry = Geometry(ctx, x.shape[1:-1], w.shape[2:])
+    return convolved(ctx, x, w, Geometry.of(ctx, x.shape[1:-1], w.shape[2:]), bias, residual)
+
+
+def convolved(ctx: Context, x: Tensor, w: Tensor, geometry: Geometry, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    """The same with the window given; ``group`` and ``activation`` are the node's."""
     epilogue = epilogue_of(ctx, bias, residual)
     if epilogue is not None and x.dtype == "float32" and ctx.plan.is_known(w) and min(*geometry.counts, *x.shape) > 0:
         rest = [one for one in (bias, residual) if one is not None]
@@ -170,7 +192,7 @@ def pool_nhwc(ctx: Context, x: Tensor) -> Tensor:
     op = ctx.node.op.removesuffix("Nhwc")
     if op == "LpPool" or ctx.wants(1) or ctx.attr("ceil_mode"):
         raise Refused("only MaxPool without places and AveragePool, sizes rounded down")
-    geometry = Geometry(ctx, x.shape[1:-1], tuple(ctx.attr("kernel_shape")))
+    geometry = Geometry.of(ctx, x.shape[1:-1], tuple(ctx.attr("kernel_shape")))
     if len(x.shape) != 4 or x.dtype != "float32" or set(geometry.dilations) != {1}:
         return _pooled(ctx, op, x, geometry)
     kind = "max" if op == "MaxPool" else "mean_padded" if ctx.attr("count_include_pad") else "mean"
