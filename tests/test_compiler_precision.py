@@ -64,7 +64,7 @@ def test_an_artifact_of_lower_precision(tmp_path, precision):
 def test_recipes(target, precision, wanted):
     passes = parse_passes(recipe_for(Request(None, Target.parse(target), Path("m.kopt"), precision, kernels=False)).passes)
     assert passes[-2] == wanted
-    assert (passes[-3].name, passes[-1].name) == ("layout-nhwc", "cleanup")
+    assert (passes[-3].name, passes[-1].name) == ("dequantize-weights", "cleanup")
     plain = parse_passes(recipe_for(Request(None, Target.parse(target), Path("m.kopt"), kernels=False)).passes)
     assert plain == (*passes[:-2], passes[-1])
 
@@ -84,7 +84,7 @@ def test_kernels_are_for_bf16_where_the_processor_multiplies_it():
         recipe = recipe_for(Request(None, replace(host, features=frozenset(given)), Path("m.kopt"), "bf16"))
         names = [each.name for each in parse_passes(recipe.passes)]
         assert recipe.options.get("kernels", False) is able
-        assert names[-3:] == (["precision", "narrow-results", "cleanup"] if able else ["layout-nhwc", "precision", "cleanup"])
+        assert names[-3:] == (["precision", "narrow-results", "cleanup"] if able else ["dequantize-weights", "precision", "cleanup"])
 
 
 @pytest.mark.skipif(not has_instruction("bf16", Target.parse("cpu")), reason="this CPU has no AVX512-BF16")
