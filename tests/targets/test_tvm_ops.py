@@ -36,7 +36,10 @@ ELEMENTWISE = [
     *((op, (f32(2, 1, 33), f32(5, 1)), {}) for op in ("Add", "Mul", "Less", "GreaterOrEqual", "Equal")),
     *((op, (f32(7, 5),), {}) for op in ("Neg", "Abs", "Exp", "Tanh", "Erf", "Sigmoid", "Relu", "Floor", "Ceil", "Round", "Sign")),
     *((op, (np.abs(f32(40)) + 0.1,), {}) for op in ("Sqrt", "Log", "Reciprocal")),
-    *((op, (f32(3, 21) * 4,), {}) for op in ("LeakyRelu", "Elu", "HardSwish", "HardSigmoid", "Softplus", "Softsign", "ThresholdedRelu")),
+    *(
+        (op, (f32(3, 21) * 4,), {})
+        for op in ("LeakyRelu", "Elu", "Selu", "HardSwish", "HardSigmoid", "Softplus", "Softsign", "ThresholdedRelu")
+    ),
     *((op, (with_nan(5, 19), f32(5, 19)), {}) for op in ("Max", "Min")),
     *((op, (f32(5, 19), with_nan(5, 19)), {}) for op in ("Max", "Min")),
     *((op, (with_nan(50),), {}) for op in ("Relu", "IsNaN", "Abs", "Exp")),
@@ -66,6 +69,7 @@ MOVEMENT = [
     ("Concat", (f32(9, 3), f32(9, 30)), {"axis": -1}),
     ("Tile", (f32(2, 3), [i64(3, 2)]), {}),
     ("Pad", (f32(3, 5), [i64(1, 0, 2, 3)], [np.float32(1.5)]), {}),
+    *(("Pad", (f32(3, 17), [i64(2, 3, 1, 5)]), {"mode": mode}) for mode in ("reflect", "edge", "wrap")),
     ("Gather", (f32(9, 33), RNG.integers(-9, 9, (2, 3))), {"axis": 0}),
     ("Gather", (f32(4, 9, 3), RNG.integers(0, 9, 5).astype(np.int32)), {"axis": 1}),
     ("Gather", (f32(4, 9), [np.int64(-2)]), {"axis": 1}),

@@ -61,7 +61,7 @@ def relu(ctx: Context, x: Tensor) -> Tensor:
     return ctx.apply("at_least", ctx.number(0), x)
 
 
-@translates("LeakyRelu", "Elu", "PRelu", "ThresholdedRelu")
+@translates("LeakyRelu", "Elu", "Selu", "PRelu", "ThresholdedRelu")
 def bent(ctx: Context, x: Tensor, slope: Tensor | None = None) -> Tensor:
     """The number itself above a threshold, something else below."""
     op, zero = ctx.node.op, ctx.number(0)
@@ -69,11 +69,12 @@ def bent(ctx: Context, x: Tensor, slope: Tensor | None = None) -> Tensor:
         below = ctx.apply("mul", x, slope)
     elif op == "LeakyRelu":
         below = ctx.apply("mul", x, ctx.number(ctx.attr("alpha")))
-    elif op == "Elu":
+    elif op in ("Elu", "Selu"):
         below = ctx.apply("mul", ctx.apply("sub", ctx.apply("exp", x), ctx.number(1)), ctx.number(ctx.attr("alpha")))
     else:
         return ctx.apply("select", ctx.apply("lt", ctx.number(ctx.attr("alpha")), x, dtype="bool"), x, zero)
-    return ctx.apply("select", ctx.apply("lt", x, zero, dtype="bool"), below, x)
+    y = ctx.apply("select", ctx.apply("lt", x, zero, dtype="bool"), below, x)
+    return ctx.apply("mul", y, ctx.number(ctx.attr("gamma"))) if op == "Selu" else y
 
 
 @translates("HardSigmoid", "HardSwish", "Softsign", "Swish")

@@ -7,8 +7,9 @@ from math import prod
 import numpy as np
 
 from kopt.targets.tvm_loops import Rows
-from kopt.targets.tvm_ops.movement import sliced
+from kopt.targets.tvm_ops.movement import padded, sliced
 from kopt.targets.tvm_ops.registry import Context, translates
+from kopt.targets.tvm_plan import Refused
 from kopt.targets.tvm_tree import Number, Tensor
 
 
@@ -85,3 +86,32 @@ def _steps(ctx: Context, shape: tuple[int, ...], table: tuple[int, ...], axis: i
     own = [1] * len(shape)
     own[axis] = shape[axis]
     return ctx.plan.constant((np.arange(shape[axis], dtype=np.int64) * prod(table[axis + 1 :])).reshape(own))
+
+
+@translates("Pad")
+def pad(ctx: Context, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
+    """A constant around the tensor, or its own elements: nearest, mirrored or from the other side."""
+    given, chosen = ctx.values(pads, "sizes"), ctx.values(axes, "axes")
+    if given is None:
+        raise Refused("no sizes")
+    before, after = [0] * len(x.shape), [0] * len(x.shape)
+    places = range(len(x.shape)) if chosen is None else [axis % len(x.shape) for axis in chosen.tolist()]
+    for k, axis in enumerate(places):
+        before[axis], after[axis] = int(given[k]), int(given[len(given) // 2 + k])
+    if ctx.attr("mode") == "constant":
+        return padded(ctx, x, before, after, Number(0, x.dtype) if value is None else ctx.plan.reshaped(value, ()).tree)
+    for axis, (low, high) in enumerate(zip(before, after, strict=True)):
+        if low < 0 or high < 0 or (0 in x.shape and (low or high)):
+            raise Refused("what is cut off, or nothing, is repeated")
+        if low or high:
+            numbers = np.pad(np.arange(x.shape[axis]), (low, high), mode=ctx.attr("mode"))
+            x = taken_along(ctx, x, axis, numbers)
+    return x
+
+
+def taken_along(ctx: Context, x: Tensor, axis: int, numbers: np.ndarray) -> Tensor:
+    """Elements along an axis by known numbers, kept inside."""
+    size = x.shape[axis]
+    held = ctx.plan.constant(np.clip(numbers, 0, size - 1).astype(np.int64).reshape(-1))
+    shape = (*x.shape[:axis], len(numbers), *x.shape[axis + 1 :])
+    return rows_of(ctx, x, (prod(x.shape[:axis]), size, prod(x.shape[axis + 1 :])), held, shape)

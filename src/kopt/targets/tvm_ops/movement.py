@@ -8,7 +8,7 @@ import numpy as np
 
 from kopt.targets.tvm_ops.registry import Context, translates
 from kopt.targets.tvm_plan import Refused
-from kopt.targets.tvm_tree import Leaf, Number, Tensor
+from kopt.targets.tvm_tree import Leaf, Tensor
 from kopt.targets.tvm_view import View
 
 
@@ -100,21 +100,6 @@ def tile(ctx: Context, x: Tensor, repeats: Tensor) -> Tensor:
     shape = tuple(part for dim in x.shape for part in (1, dim))
     wide = tuple(part for count, dim in zip(counts, x.shape, strict=True) for part in (count, dim))
     return ctx.plan.reshaped(ctx.plan.expanded(ctx.plan.reshaped(x, shape), wide), ctx.shape)
-
-
-@translates("Pad")
-def pad(ctx: Context, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
-    """A constant around the tensor."""
-    if ctx.attr("mode") != "constant":
-        raise Refused(f"mode {ctx.attr('mode')}")
-    given, chosen = ctx.values(pads, "sizes"), ctx.values(axes, "axes")
-    if given is None:
-        raise Refused("no sizes")
-    before, after = [0] * len(x.shape), [0] * len(x.shape)
-    places = range(len(x.shape)) if chosen is None else [axis % len(x.shape) for axis in chosen.tolist()]
-    for k, axis in enumerate(places):
-        before[axis], after[axis] = int(given[k]), int(given[len(given) // 2 + k])
-    return padded(ctx, x, before, after, Number(0, x.dtype) if value is None else ctx.plan.reshaped(value, ()).tree)
 
 
 def padded(ctx: Context, x: Tensor, before: list[int], after: list[int], fill: object) -> Tensor:

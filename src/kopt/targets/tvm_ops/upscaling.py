@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 
 from kopt.ir.graph import KOPT
 from kopt.ir.nhwc_types import to_nchw, to_nhwc
 from kopt.targets.tvm_ops.conv import Geometry, convolved
-from kopt.targets.tvm_ops.gathering import rows_of
+from kopt.targets.tvm_ops.gathering import taken_along
 from kopt.targets.tvm_ops.movement import sliced
 from kopt.targets.tvm_ops.registry import Context, translates
 from kopt.targets.tvm_plan import Refused
@@ -106,21 +104,13 @@ def _places(ctx: Context, old: int, new: int, scale: float) -> np.ndarray:
 def _nearest(ctx: Context, x: Tensor, axis: int, where: np.ndarray) -> Tensor:
     mode = str(ctx.attr("nearest_mode"))
     shift = {"round_prefer_floor": -0.5, "round_prefer_ceil": 0.5}.get(mode, 0.0)
-    return _taken(ctx, x, axis, np.ceil(where + shift) if mode in ("ceil", "round_prefer_floor") else np.floor(where + shift))
+    return taken_along(ctx, x, axis, np.ceil(where + shift) if mode in ("ceil", "round_prefer_floor") else np.floor(where + shift))
 
 
 def _linear(ctx: Context, x: Tensor, axis: int, where: np.ndarray) -> Tensor:
     low = np.floor(where)
     share = (where - low).astype(np.float32).reshape(-1, *(1,) * (len(x.shape) - axis - 1))
     x = ctx.plan.stored(x)
-    one, other = _taken(ctx, x, axis, low), _taken(ctx, x, axis, low + 1)
+    one, other = taken_along(ctx, x, axis, low), taken_along(ctx, x, axis, low + 1)
     part = ctx.plan.constant(share)
     return ctx.plan.stored(ctx.apply("add", one, ctx.apply("mul", part, ctx.apply("sub", other, one))))
-
-
-def _taken(ctx: Context, x: Tensor, axis: int, numbers: np.ndarray) -> Tensor:
-    """Elements along an axis by known numbers, kept inside."""
-    size = x.shape[axis]
-    held = ctx.plan.constant(np.clip(numbers, 0, size - 1).astype(np.int64).reshape(-1))
-    shape = (*x.shape[:axis], len(numbers), *x.shape[axis + 1 :])
-    return rows_of(ctx, x, (prod(x.shape[:axis]), size, prod(x.shape[axis + 1 :])), held, shape)
