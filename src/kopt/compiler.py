@@ -61,6 +61,8 @@ class Request:
     auto_batch: bool = False
     backend: str = "xla"
     calib: Source | None = None
+    max_drop: float = 0.01
+    metric: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ def compile(
     options: Mapping[str, Any] | None = None,
     backend: str = "xla",
     calib: Source | None = None,
+    max_drop: float = 0.01,
+    metric: str | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Compile a model into an artifact, check it against a reference, measure it, and report.
@@ -102,7 +106,7 @@ def compile(
         model: path of an .onnx file, its bytes, or an ``onnx.ModelProto``.
         target: "cpu", "cuda" or "cuda:sm_90". Without a GPU a CUDA artifact holds the portable tier only.
         output: the artifact's directory; by default the model's name with ".kopt".
-        precision: "fp32", "bf16", "fp16", or one that quantizes first: "int8", "int8-dynamic", "int8-weights", "int4-weights";
+        precision: "fp32", "bf16", "fp16", or one that quantizes first: "int8", "auto", "int8-dynamic", "int8-weights", "int4-weights";
             sums, normalizations and softmax stay in f32.
         batch: rows per call, one or several, or "auto". A model with a fixed batch is rebatched where that is proven safe.
         shapes: input name -> dimensions, for inputs with other unknown dimensions.
@@ -115,7 +119,9 @@ def compile(
         tuning: the same with everything a search can be told.
         options: of the lowering, such as {"conv3x3": "winograd4"}.
         backend: whose programs: "xla", or "tvm" (CPU, fp32; models whose every operator it has a translation for).
-        calib: inputs that "int8" calibrates with; see ``kopt.calibration``.
+        calib: inputs that "int8" and "auto" calibrate with; see ``kopt.calibration``.
+        max_drop: with "auto", how much the metric may lose.
+        metric: with "auto", FILE.py:FUNCTION; see ``kopt.quantize``.
         progress: called with what is being done.
 
     Raises:
@@ -125,19 +131,20 @@ def compile(
     hardware, tuning = Target.parse(target, isa=cpu_isa), tuning or _tuning(budget, precision, kernels)
     auto, batches = _batches(batch, tuning)
     check_backend(backend, hardware, precision, searched=tuning is not None)
-    settings = (measure, baseline, dict(options or {}), threads, kernels, tuning, auto, backend, calib)
+    settings = (measure, baseline, dict(options or {}), threads, kernels, tuning, auto, backend, calib, max_drop, metric)
     request = Request(model, hardware, _output(model, output), precision, batches, dict(shapes or {}), *settings)
     return run(request, progress or (lambda _: None))
 
 
-def check_precision(name: str) -> None:
-    """Refuse precisions that do not exist.
+def check_precision(name: str, *, searched: bool = False) -> None:
+    """Refuse precisions that do not exist, and for a search those that need inputs: it takes models that are quantized already.
 
     Raises:
         UsageError: unknown name.
     """
-    if name not in PRECISIONS:
-        raise errors.UsageError(f"unknown precision '{name}'", next_step=f"choose one of: {', '.join(PRECISIONS)}")
+    known = [one for one in PRECISIONS if not searched or one not in QUANTIZED]
+    if name not in known:
+        raise errors.UsageError(f"unknown precision '{name}'", next_step=f"choose one of: {', '.join(known)}")
 
 
 def check_backend(name: str, target: Target, precision: str, *, searched: bool) -> None:
@@ -186,7 +193,7 @@ def run(request: Request, progress: Progress) -> Artifact:
     graph, records = import_graph(original)
     quantization: Mapping[str, Any] | None = None
     if request.precision in QUANTIZED:
-        done = quantize_graph(graph, request.calib, Options(request.precision), progress)
+        done = quantize_graph(graph, request.calib, Options(request.precision, max_drop=request.max_drop, metric=request.metric), progress)
         graph, quantization, records = done.graph, done.report, (*records, *done.records)
     graph, wanted = bucketing.plan(graph, AUTO_BATCHES if request.auto_batch else request.batches, request.shapes)
     recipe, found = recipe_for(request), None

@@ -40,7 +40,7 @@ def run(
     check_threads(threads)
     precisions = tuple(part.strip() for part in precision.split(","))
     for name in precisions:
-        check_precision(name)
+        check_precision(name, searched=True)
     tuning = Tuning(parse_duration(budget), objective, resume, db, seed, precisions, kernels)
     with progress() as say, _trials_are_kept():
         artifact = compile_model(

@@ -27,6 +27,8 @@ BUILTIN_MODULES = (
     "kopt.passes.fuse.swish",
     "kopt.passes.precision",
     "kopt.passes.narrow_results",
+    "kopt.passes.quantize.masks",
+    "kopt.passes.quantize.smooth",
     "kopt.passes.quantize.static",
     "kopt.passes.quantize.expand",
     "kopt.passes.quantize.weights",

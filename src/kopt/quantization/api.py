@@ -14,43 +14,12 @@ from kopt.passes.base import Pass, PassContext, PassRecord
 from kopt.passes.pipeline import Pipeline, preset
 from kopt.passes.quantize.dynamic import QuantizeDynamic
 from kopt.passes.quantize.half import NarrowWeights
-from kopt.passes.quantize.plan import plan
-from kopt.passes.quantize.static import QuantizeStatic
+from kopt.passes.quantize.masks import ClampMasks
 from kopt.passes.quantize.weights import QuantizeWeights
+from kopt.quantization.calibrated import static
 from kopt.quantization.compared import compared
-from kopt.quantization.observe import layer_ranges, moments, spreads
-
-QUANTIZED = ("int8", "int8-dynamic", "int8-weights", "int4-weights")
-PRECISIONS = (*QUANTIZED, "bf16", "fp16")
-NEEDS_INPUTS = frozenset({"int8"})
-LEAST_SAMPLES = 8
-"""Fewer say nothing about ranges."""
-
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to quantize.
-
-    Attributes:
-        precision: one of ``PRECISIONS``.
-        keep: names of nodes, or of operators, that stay as they are.
-        group: inputs that share a scale, with 4 bits.
-    """
-
-    precision: str = "int8"
-    keep: tuple[str, ...] = ()
-    group: int = 32
-
-    def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            UsageError: an option that does not exist.
-        """
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"unknown precision '{self.precision}'", next_step=f"choose one of: {', '.join(PRECISIONS)}")
+from kopt.quantization.observe import layer_ranges, moments
+from kopt.quantization.options import LEAST_SAMPLES, NEEDS_INPUTS, Options, Progress
 
 
 @dataclass(frozen=True)
@@ -85,6 +54,8 @@ def quantize(
     precision: str = "int8",
     output: str | Path | None = None,
     keep: Sequence[str] = (),
+    max_drop: float = 0.01,
+    metric: str | Callable[..., Any] | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
     """Quantize a model for any runtime of ONNX.
@@ -92,9 +63,13 @@ def quantize(
     Args:
         model: path of an .onnx file, its bytes, or an ``onnx.ModelProto``.
         calib: inputs: an .npz, a folder, FILE.py:FUNCTION, arrays by input name, or feeds; see ``kopt.calibration``.
-        precision: "int8" (static), "int8-dynamic", "int8-weights", "int4-weights", "bf16" or "fp16".
+        precision: "int8" (static), "auto" (static, of the layers that a budget allows), "int8-dynamic", "int8-weights",
+            "int4-weights", "bf16" or "fp16".
         output: where to write the result; by default nowhere.
         keep: names of nodes, or of operators, that stay as they are.
+        max_drop: with "auto", how much the metric may lose.
+        metric: with "auto", FILE.py:FUNCTION or a function of outputs (and labels, where there are any) to a number, larger is
+            better; by default accuracy with labels, else flipped classes or the distance of cosine from 1.
         progress: called with what is being done.
 
     Raises:
@@ -103,7 +78,7 @@ def quantize(
     """
     from kopt.frontend.load import load
 
-    options, say = Options(precision, tuple(keep)), progress or (lambda _: None)
+    options, say = Options(precision, tuple(keep), max_drop=max_drop, metric=metric), progress or (lambda _: None)
     say("reading the model")
     result = quantize_graph(load(model), calib, options, say)
     if output is not None:
@@ -123,9 +98,12 @@ def quantize_graph(graph: Graph, calib: Source | None, options: Options, progres
     context = PassContext(evaluate_node=evaluate_node)
     prepared, records = Pipeline(preset("onnx")).run(graph, context)
     feeds = None if calib is None else calibration(calib, prepared, least=LEAST_SAMPLES)
-    passes = _passes(prepared, feeds, options, progress)
-    result, more = Pipeline(passes).run(prepared, context)
-    report: dict[str, Any] = {"precision": options.precision, "model": graph.name, "bytes": [_bytes(graph), _bytes(result)]}
+    notes: dict[str, Any] = {}
+    if options.precision in ("int8", "auto") and feeds is not None:
+        result, more = static(prepared, feeds, options, progress, context, notes)
+    else:
+        result, more = Pipeline(_passes(prepared, feeds, options)).run(prepared, context)
+    report: dict[str, Any] = {"precision": options.precision, "model": graph.name, "bytes": [_bytes(graph), _bytes(result)], **notes}
     if feeds is not None:
         progress("comparing outputs")
         report["num_samples"] = feeds.num_rows
@@ -133,25 +111,16 @@ def quantize_graph(graph: Graph, calib: Source | None, options: Options, progres
     return Quantized(result, report, (*records, *more))
 
 
-def _passes(graph: Graph, feeds: Calibration | None, options: Options, progress: Progress) -> tuple[Pass, ...]:
-    """The passes of a precision, with the numbers that calibration finds."""
-    if options.precision == "int8" and feeds is not None:
-        return _static(graph, feeds, options, progress)
+def _passes(graph: Graph, feeds: Calibration | None, options: Options) -> tuple[Pass, ...]:
+    """The passes of a precision other than static int8, with the numbers that calibration finds."""
     if options.precision == "int8-dynamic":
-        return (QuantizeDynamic(options.keep),)
+        return (ClampMasks(), QuantizeDynamic(options.keep))
     if options.precision in ("bf16", "fp16"):
         ranges = {} if feeds is None else layer_ranges(graph, feeds, options.keep)
-        return (NarrowWeights("f16" if options.precision == "fp16" else "bf16", options.keep, ranges),)
+        return (ClampMasks(), NarrowWeights("f16" if options.precision == "fp16" else "bf16", options.keep, ranges))
     bits = 4 if options.precision == "int4-weights" else 8
     found = {} if feeds is None or bits == 8 else moments(graph, feeds, options.keep)
     return (QuantizeWeights(bits, options.group, options.keep, moments=found),)
-
-
-def _static(graph: Graph, feeds: Calibration, options: Options, progress: Progress) -> tuple[Pass, ...]:
-    """The pass with ranges found by running the graph."""
-    progress(f"calibrating with {feeds.num_rows} samples")
-    found = spreads(graph, list(plan(graph, options.keep).groups), feeds, histograms=False)
-    return (QuantizeStatic({value.name: (spread.low, spread.high) for value, spread in found.items()}, options.keep),)
 
 
 def is_quantized(graph: Graph) -> bool:

@@ -15,6 +15,8 @@ from kopt.passes.quantize.plan import plan
 from kopt.specialize import Programs, Recipe
 
 BINS = 2048
+MAX_COUNTED = 1 << 19
+"""Of a larger array, every so-manieth number is counted."""
 MASKED = -1e30
 """Numbers below are masks: they stand for minus infinity and say nothing about the range of what they are added to."""
 
@@ -66,7 +68,8 @@ class Spread:
     def count(self, array: np.ndarray) -> None:
         """Count more numbers."""
         if self.high > self.low:
-            found, _ = np.histogram(unmasked(array), BINS, (self.low, self.high))
+            flat = array.reshape(-1)[:: max(1, array.size // MAX_COUNTED) | 1]  # an odd stride meets every feature
+            found, _ = np.histogram(unmasked(flat), BINS, (self.low, self.high))
             self.counts = found if self.counts is None else self.counts + found
 
 
@@ -169,3 +172,14 @@ def moments(graph: Graph, feeds: Iterable[Feed], keep: Iterable[str] = ()) -> di
             rows = array.reshape(-1, array.shape[-1]).astype(np.float32)
             sums[value] = sums.get(value, 0.0) + (rows.T @ rows).astype(np.float64)
     return {layer.name: sums[layer.x] for layer in layers if layer.x in sums}
+
+
+def feature_peaks(graph: Graph, feeds: Iterable[Feed], keep: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Largest magnitude per feature of what each product reads, f32 (K,), by value name."""
+    values = [layer.x for layer in plan(graph, keep).layers.values() if layer.node.op != "Conv"]
+    found: dict[str, np.ndarray] = {}
+    for arrays in Observer(graph, values).each(feeds):
+        for value, array in arrays.items():
+            peak = np.abs(np.where(array > MASKED, array, 0)).max(axis=tuple(range(array.ndim - 1)), initial=0)
+            found[value.name] = np.maximum(found.get(value.name, np.float32(0)), peak)
+    return found

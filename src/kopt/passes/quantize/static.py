@@ -27,18 +27,20 @@ class QuantizeStatic:
     Attributes:
         ranges: smallest and largest number by value name, as calibration found them.
         keep: names of nodes, or of operators, that stay f32.
+        shifts: what a layer loses on average per output channel, by node name; added to the biases of Conv and Gemm.
     """
 
     name: ClassVar[str] = "quantize-static"
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
+    shifts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
         """The graph with quantized layers; the same graph when there are none."""
         found = plan(graph, (*self.keep, *self._unknown(graph, ctx)))
         if not found.layers:
             return graph
-        return _Writer(graph, found, group_ranges(found, self.ranges), ctx).write()
+        return _Writer(graph, found, group_ranges(found, self.ranges), self.shifts, ctx).write()
 
     def _unknown(self, graph: Graph, ctx: PassContext) -> list[str]:
         """Layers whose activation calibration did not see."""
@@ -65,8 +67,10 @@ def group_ranges(found: Plan, ranges: Mapping[str, tuple[float, float]]) -> dict
 class _Writer:
     """One forward walk that writes the quantized graph."""
 
-    def __init__(self, graph: Graph, found: Plan, numbers: Mapping[Value, Affine], ctx: PassContext) -> None:
-        self.graph, self.found, self.numbers, self.ctx = graph, found, numbers, ctx
+    def __init__(
+        self, graph: Graph, found: Plan, numbers: Mapping[Value, Affine], shifts: Mapping[str, np.ndarray], ctx: PassContext
+    ) -> None:
+        self.graph, self.found, self.numbers, self.shifts, self.ctx = graph, found, numbers, shifts, ctx
         self.builder = Builder.for_graph(graph)
         self._held: dict[Value, tuple[Value, Value]] = {}
         self._dequantized: dict[Value, Value] = {}
@@ -114,14 +118,22 @@ class _Writer:
         narrow = self.builder.constant(quantize_weight(array, scale, layer.axis), f"{layer.w.name}_i8")
         attrs = {"axis": layer.axis}
         weight = self.builder.emit("DequantizeLinear", narrow, held, hint=f"{layer.w.name}_q", loc=node.loc, attrs=attrs)
-        if layer.bias is None:
+        bias = self._bias(layer)
+        if bias is None:
             return [weight, *node.inputs[2:]]
+        name = f"{layer.name}_bias" if layer.bias is None else layer.bias.name
         factor = scale * self.numbers[self.found.root(layer.x)].scale
-        wide = quantize_bias(self.graph.constants[layer.bias].array(), factor)
+        wide = quantize_bias(bias, factor)
         if wide is None:
-            return [weight, layer.bias]
-        unit = self.builder.constant(factor.astype(np.float32), f"{layer.bias.name}_scale")
-        whole = self.builder.constant(wide, f"{layer.bias.name}_i32")
-        attrs = {"axis": 0}
-        bias = self.builder.emit("DequantizeLinear", whole, unit, hint=f"{layer.bias.name}_q", loc=node.loc, attrs=attrs)
-        return [weight, bias]
+            return [weight, self.builder.constant(bias, name)]
+        unit = self.builder.constant(factor.astype(np.float32), f"{name}_scale")
+        whole = self.builder.constant(wide, f"{name}_i32")
+        return [weight, self.builder.emit("DequantizeLinear", whole, unit, hint=f"{name}_q", loc=node.loc, attrs={"axis": 0})]
+
+    def _bias(self, layer: Layer) -> np.ndarray | None:
+        """The bias with what is lost on average added, None where there is neither."""
+        held = None if layer.bias is None else self.graph.constants[layer.bias].array()
+        shift = None if layer.node.op == "MatMul" else self.shifts.get(layer.name)
+        if held is None or shift is None:
+            return shift if held is None else held
+        return np.asarray(held + shift, np.float32)
