@@ -64,7 +64,7 @@ def main(wheel: Path) -> None:
             results[precision] = {**found, "size_ratio": size, "quantize_s": round(time.monotonic() - start, 1)}
             results[precision]["smoothed"] = len(done.report.get("smoothed", {}))
             print(precision, json.dumps(results[precision]), flush=True)
-    (HERE / "results" / "quantize_encoder.json").write_text(json.dumps(results, indent=1) + "\n")
+            (HERE / "results" / "quantize_encoder.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

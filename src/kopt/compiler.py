@@ -61,8 +61,7 @@ class Request:
     auto_batch: bool = False
     backend: str = "xla"
     calib: Source | None = None
-    max_drop: float = 0.01
-    metric: str | None = None
+    quantizing: Options | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def compile(
     *,
     target: str = "cpu",
     output: str | Path | None = None,
-    precision: str = "fp32",
+    precision: str | Options = "fp32",
     batch: int | Sequence[int] | str | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     cpu_isa: str = "native",
@@ -96,8 +95,6 @@ def compile(
     options: Mapping[str, Any] | None = None,
     backend: str = "xla",
     calib: Source | None = None,
-    max_drop: float = 0.01,
-    metric: str | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Compile a model into an artifact, check it against a reference, measure it, and report.
@@ -106,8 +103,7 @@ def compile(
         model: path of an .onnx file, its bytes, or an ``onnx.ModelProto``.
         target: "cpu", "cuda" or "cuda:sm_90". Without a GPU a CUDA artifact holds the portable tier only.
         output: the artifact's directory; by default the model's name with ".kopt".
-        precision: "fp32", "bf16", "fp16", or one that quantizes first: "int8", "auto", "int8-dynamic", "int8-weights", "int4-weights";
-            sums, normalizations and softmax stay in f32.
+        precision: "fp32", "bf16", "fp16"; one of ``kopt.quantize``, such as "int8", or its Options, to quantize first.
         batch: rows per call, one or several, or "auto". A model with a fixed batch is rebatched where that is proven safe.
         shapes: input name -> dimensions, for inputs with other unknown dimensions.
         cpu_isa: "native", "x86-64-v3" or "x86-64-v4": what the code may need.
@@ -120,20 +116,21 @@ def compile(
         options: of the lowering, such as {"conv3x3": "winograd4"}.
         backend: whose programs: "xla", or "tvm" (CPU, fp32; models whose every operator it has a translation for).
         calib: inputs that "int8" and "auto" calibrate with; see ``kopt.calibration``.
-        max_drop: with "auto", how much the metric may lose.
-        metric: with "auto", FILE.py:FUNCTION; see ``kopt.quantize``.
         progress: called with what is being done.
 
     Raises:
         ModelError, UsageError, TargetError, AccuracyError, ToolchainError, FileError: see ``kopt.errors``.
     """
-    check_precision(precision)
-    hardware, tuning = Target.parse(target, isa=cpu_isa), tuning or _tuning(budget, precision, kernels)
+    name, quantizing = (precision.precision, precision) if isinstance(precision, Options) else (precision, None)
+    hardware, tuning = Target.parse(target, isa=cpu_isa), tuning or _tuning(budget, name, kernels)
     auto, batches = _batches(batch, tuning)
-    check_backend(backend, hardware, precision, searched=tuning is not None)
-    settings = (measure, baseline, dict(options or {}), threads, kernels, tuning, auto, backend, calib, max_drop, metric)
-    request = Request(model, hardware, _output(model, output), precision, batches, dict(shapes or {}), *settings)
-    return run(request, progress or (lambda _: None))
+    check_backend(backend, hardware, name, searched=tuning is not None)
+    settings = (measure, baseline, dict(options or {}), threads, kernels, tuning, auto, backend, calib, quantizing)
+    return run(Request(model, hardware, _output(model, output), name, batches, dict(shapes or {}), *settings), progress or _silent)
+
+
+def _silent(_: str) -> None:
+    """No progress."""
 
 
 def check_precision(name: str, *, searched: bool = False) -> None:
@@ -153,6 +150,7 @@ def check_backend(name: str, target: Target, precision: str, *, searched: bool) 
     Raises:
         UsageError: an unknown backend, or another target, precision or way than it has.
     """
+    check_precision(precision)
     if name not in COMPILING:
         raise errors.UsageError(f"no models are compiled by backend '{name}'", next_step=f"choose one of: {', '.join(COMPILING)}")
     if name == "tvm" and (target.device != "cpu" or precision != "fp32" or searched):
@@ -193,7 +191,7 @@ def run(request: Request, progress: Progress) -> Artifact:
     graph, records = import_graph(original)
     quantization: Mapping[str, Any] | None = None
     if request.precision in QUANTIZED:
-        done = quantize_graph(graph, request.calib, Options(request.precision, max_drop=request.max_drop, metric=request.metric), progress)
+        done = quantize_graph(graph, request.calib, request.quantizing or Options(request.precision), progress)
         graph, quantization, records = done.graph, done.report, (*records, *done.records)
     graph, wanted = bucketing.plan(graph, AUTO_BATCHES if request.auto_batch else request.batches, request.shapes)
     recipe, found = recipe_for(request), None

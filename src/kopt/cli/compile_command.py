@@ -36,6 +36,7 @@ def run(
 ) -> None:
     """Compile a model into an artifact: transform, compile, compare with a reference, measure, report."""
     from kopt.compiler import compile as compile_model
+    from kopt.quantization import Options
 
     if markdown is not None:
         check_folder(markdown)
@@ -45,10 +46,8 @@ def run(
             model,
             target=target,
             output=output,
-            precision=precision,
+            precision=Options(precision, max_drop=max_drop, metric=metric) if precision == "auto" else precision,
             calib=calib,
-            max_drop=max_drop,
-            metric=metric,
             batch="auto" if batch == "auto" else parse_batches(batch),
             shapes=parse_shapes(shape),
             cpu_isa=cpu_isa,
@@ -61,6 +60,10 @@ def run(
             progress=say,
         )
     _write(artifact, markdown, html)
+    _show(artifact, json)
+
+
+def _show(artifact: Artifact, json: bool) -> None:
     if json:
         print_json(artifact.report)
         return

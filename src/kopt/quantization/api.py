@@ -15,10 +15,11 @@ from kopt.passes.pipeline import Pipeline, preset
 from kopt.passes.quantize.dynamic import QuantizeDynamic
 from kopt.passes.quantize.half import NarrowWeights
 from kopt.passes.quantize.masks import ClampMasks
+from kopt.passes.quantize.smooth import SmoothFeatures
 from kopt.passes.quantize.weights import QuantizeWeights
 from kopt.quantization.calibrated import static
 from kopt.quantization.compared import compared
-from kopt.quantization.observe import layer_ranges, moments
+from kopt.quantization.observe import feature_peaks, layer_ranges, moments
 from kopt.quantization.options import LEAST_SAMPLES, NEEDS_INPUTS, Options, Progress
 
 
@@ -113,14 +114,17 @@ def quantize_graph(graph: Graph, calib: Source | None, options: Options, progres
 
 def _passes(graph: Graph, feeds: Calibration | None, options: Options) -> tuple[Pass, ...]:
     """The passes of a precision other than static int8, with the numbers that calibration finds."""
+    smooth = SmoothFeatures({} if feeds is None else feature_peaks(graph, feeds, options.keep), keep=options.keep)
     if options.precision == "int8-dynamic":
-        return (ClampMasks(), QuantizeDynamic(options.keep))
+        return (ClampMasks(), smooth, QuantizeDynamic(options.keep))
     if options.precision in ("bf16", "fp16"):
         ranges = {} if feeds is None else layer_ranges(graph, feeds, options.keep)
         return (ClampMasks(), NarrowWeights("f16" if options.precision == "fp16" else "bf16", options.keep, ranges))
     bits = 4 if options.precision == "int4-weights" else 8
+    if feeds is not None:  # columns of raw units differ in the weights as well
+        graph = smooth.run(graph, PassContext())
     found = {} if feeds is None or bits == 8 else moments(graph, feeds, options.keep)
-    return (QuantizeWeights(bits, options.group, options.keep, moments=found),)
+    return (smooth, QuantizeWeights(bits, options.group, options.keep, moments=found))
 
 
 def is_quantized(graph: Graph) -> bool:
