@@ -49,7 +49,8 @@ def test_unknown_precision(digits_model: Path) -> None:
         kopt.quantize(digits_model, precision="int7")
 
 
-def test_raw_units_do_not_vanish(rng: np.random.Generator, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["int8", "int8-weights"])
+def test_raw_units_do_not_vanish(rng: np.random.Generator, tmp_path: Path, precision: str) -> None:
     units = np.float32([1e-2, 1, 3e3, 5])
     w0 = (rng.standard_normal((4, 16)) / units[:, None]).astype(np.float32)
     proto = model("m (float[N,4] x) => (float[N,3] y) { a = Gemm(x, w0, b0)  r = Relu(a)  y = Gemm(r, w1, b1) }")
@@ -58,7 +59,7 @@ def test_raw_units_do_not_vanish(rng: np.random.Generator, tmp_path: Path) -> No
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
     onnx.save(proto, tmp_path / "m.onnx")
     x = (rng.standard_normal((200, 4)) * units).astype(np.float32)
-    kopt.quantize(tmp_path / "m.onnx", {"x": x[:100]}, output=tmp_path / "q.onnx")
+    kopt.quantize(tmp_path / "m.onnx", {"x": x[:100]}, precision=precision, output=tmp_path / "q.onnx")
     assert snr_db(run(tmp_path / "m.onnx", {"x": x[100:]}), run(tmp_path / "q.onnx", {"x": x[100:]})) > 30
 
 
