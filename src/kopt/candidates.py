@@ -22,8 +22,11 @@ from kopt.space import Config, Constraint, Knob, SearchSpace
 from kopt.specialize import Recipe, specialize
 from kopt.trial import Candidate
 
-PROGRAMS = ("xla-kernels", "xla", "xla-attention", "onnx")
-"""Presets that are candidates, the usual choice first; "onnx" keeps the model's own layout."""
+PROGRAMS = ("xla-kernels", "tvm", "xla", "xla-attention", "onnx")
+"""Presets that are candidates, the usual choice first; "onnx" keeps the model's own layout. "tvm" is the backend of that name."""
+
+WITH_KERNELS = ("xla-kernels", "tvm")
+"""Programs that call kopt's kernels."""
 
 TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2, "int8": 5e-2}
 """Largest error allowed, relative to the largest output: rounding of the precision, over the depth of usual networks."""
@@ -62,7 +65,8 @@ def program_space(
     """
     ops = {node.op for _, node in graph.walk()}
     spatial = any(op.startswith("Conv") for op in ops)
-    programs = [name for name in PROGRAMS if name != "xla-kernels" or (kernels and target.device == "cpu" and kernels_available())]
+    programs = [name for name in PROGRAMS if name not in WITH_KERNELS or (kernels and target.device == "cpu" and kernels_available())]
+    programs = [name for name in programs if name != "tvm" or ("fp32" in precisions and _has_translations(graph))]
     programs = [name for name in programs if (name != "xla-attention" or "Softmax" in ops) and (name != "onnx" or spatial)]
     knobs = [Knob("program", tuple(programs)), Knob("precision", tuple(precisions)), Knob("threads", tuple(threads))]
     if target.device == "cpu":
@@ -74,15 +78,17 @@ def program_space(
     names = {knob.name for knob in knobs}
     alike = [
         Constraint(
-            ("program", "schedules"), lambda program, chosen: program == "xla-kernels" or chosen == "default", "schedules are of kernels"
+            ("program", "schedules"), lambda program, chosen: program in WITH_KERNELS or chosen == "default", "schedules are of kernels"
         ),
+        Constraint(("program", "precision"), lambda program, precision: program != "tvm" or precision == "fp32", "it computes in f32"),
+        Constraint(("program", "xla"), lambda program, chosen: program != "tvm" or chosen == "default", "options are XLA's"),
         Constraint(
             ("program", "precision"),
             lambda program, precision: program != "xla-kernels" or kernels_multiply(str(precision), target),
             "kernels have no instruction for this precision",
         ),
         Constraint(
-            ("program", "conv3x3"), lambda program, form: program != "xla-kernels" or form == "auto", "kernels have forms of their own"
+            ("program", "conv3x3"), lambda program, form: program not in WITH_KERNELS or form == "auto", "kernels have forms of their own"
         ),
     ]
     return SearchSpace(tuple(knobs), tuple(one for one in alike if names.issuperset(one.knobs)))
@@ -98,6 +104,13 @@ def kernels_available() -> bool:
     from kopt.targets.kernels.library import obstacle
 
     return obstacle() is None
+
+
+def _has_translations(graph: Graph) -> bool:
+    """Whether the backend "tvm" knows every operator; what it does not do at some types or sizes fails in its trial."""
+    from kopt.targets.tvm_translate import has_translations
+
+    return has_translations(graph)
 
 
 def _is_plain_three_by_three(graph: Graph, node: Any) -> bool:
@@ -123,11 +136,12 @@ def recipe_of(config: Config, target: Target, schedules: Mapping[str, Any] | Non
         options["compiler_options"] = XLA_OPTIONS[str(config["xla"])]
     if config.get("conv3x3", "auto") != "auto":
         options["conv3x3"] = str(config["conv3x3"])
+    found = {"schedules": dict(schedules or {})} if config.get("schedules", "default") != "default" else {}
+    if name == "tvm":
+        return Recipe.of_preset("xla-layers", backend="tvm", options=found)
     kernels = name == "xla-kernels" and kernels_multiply(precision, target)
     if kernels:
-        options["kernels"] = True
-        if config.get("schedules", "default") != "default":
-            options["schedules"] = dict(schedules or {})
+        options |= {"kernels": True, **found}
     if precision == "fp32":
         return Recipe.of_preset(name, options=options)
     return narrow_recipe("xla" if name == "xla-kernels" and not kernels else name, precision, target, options)

@@ -25,7 +25,7 @@ from kopt.autotune.race import BatchPoint, RaceSettings, batch_curve, chosen_bat
 from kopt.autotune.record import Surroundings, TrialRecord
 from kopt.autotune.search import Search, SearchSettings
 from kopt.buckets import Bucket, random_inputs
-from kopt.candidates import TOLERANCES, comparable, payload, program_space, recipe_of, schedules_name, thread_choices
+from kopt.candidates import TOLERANCES, WITH_KERNELS, comparable, payload, program_space, recipe_of, schedules_name, thread_choices
 from kopt.errors import ToolchainError, UsageError
 from kopt.hardware import Target, available_cores
 from kopt.ir.fingerprint import structure_fingerprint
@@ -204,8 +204,11 @@ class _ProgramSearch:
         self.best_us = self.search.best.p50_us if self.search.best else None
 
     def _with_schedules(self) -> list[Config]:
-        """The default with the schedules that were found is tried right after the default itself."""
-        return [{**self.space.default(), "schedules": schedules_name(self.schedules)}] if self.schedules else []
+        """What was found for kernels is tried right after the default, in all programs that call them."""
+        if not self.schedules:
+            return []
+        found = {**self.space.default(), "schedules": schedules_name(self.schedules)}
+        return [config for config in ({**found, "program": name} for name in WITH_KERNELS) if config in self.space]
 
     def _tune_kernels(self) -> None:
         """Kernels first: what is found for them is one more program to try."""
@@ -291,7 +294,7 @@ class _ProgramSearch:
         The default is tried in any case, and so is what was found for its kernels: it has cost most of the budget.
         """
         usual_s = 0.0
-        least = 2 if self.schedules else 1
+        least = 1 + len(self._with_schedules())
         while not self.search.is_finished:
             if self.search.num_trials >= least and self.elapsed_s + usual_s >= share * self.tuning.budget_s:
                 break  # another trial would not end in time

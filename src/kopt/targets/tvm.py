@@ -28,6 +28,7 @@ from kopt.ir.graph import Graph
 from kopt.targets.base import Lowered, Signature, Support
 from kopt.targets.kernels.kernel import lanes
 from kopt.targets.kernels.library import linker, obstacle
+from kopt.targets.kernels.schedule import Schedule, can_search
 from kopt.targets.tvm_source import pieces_of, source_of, text_of
 from kopt.targets.tvm_translate import Program, translate
 
@@ -133,19 +134,20 @@ class TvmBackend:
         Args:
             graph: all types static.
             target: a CPU.
-            options: none are known.
+            options: "schedules" of kernels, by the digest of their workload, in JSON types.
 
         Raises:
             UnsupportedModelError: nodes that have no translation, all of them listed.
         """
-        del options
-        program = translate(graph, target)
+        schedules = {digest: Schedule.from_json(one) for digest, one in (options or {}).get("schedules", {}).items()}
+        program = translate(graph, target, schedules)
         if program.unsupported:
             nodes = [(op, where) for op, where, _ in program.unsupported]
             raise UnsupportedModelError(nodes, backend=self.name, reasons=[reason for _, _, reason in program.unsupported])
         weights = {name: _stored(make()) for name, make in program.constants.items()}
         count = Counter(type(step.piece).__name__ for step in program.steps)
-        return Lowered(graph, target, "tir", text_of(program), weights, program, dict(count))
+        calls = Counter(step.piece for step in program.steps if can_search(step.piece))
+        return Lowered(graph, target, "tir", text_of(program), weights, program, dict(count), list(calls.items()))
 
     def compile(self, lowered: Lowered) -> TvmExecutable:
         """Native code, built in a process of its own.

@@ -14,6 +14,7 @@ from kopt.hardware import Target
 from kopt.ir.constant import aligned_copy
 from kopt.ir.types import DType, TensorType, Type
 from kopt.targets.kernels.kernel import Kernel, lanes
+from kopt.targets.kernels.schedule import Schedules, scheduled
 from kopt.targets.tvm_loops import Loop, Map, Operand, Reduce, work
 from kopt.targets.tvm_memory import ALIGNMENT
 from kopt.targets.tvm_tree import Apply, Leaf, Number, Storage, Tensor, Tree, is_cheap, is_large, leaves
@@ -61,12 +62,14 @@ class Plan:
 
     Attributes:
         target: what for.
+        schedules: of kernels, found by searches.
         steps: in the order they run.
         node: the user's name of the node that is being translated.
         constants: values of storages of kind "weight", computed when asked for.
     """
 
     target: Target
+    schedules: Schedules = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     node: str = ""
     constants: dict[Storage, Callable[[], np.ndarray]] = field(default_factory=dict)
@@ -217,6 +220,10 @@ class Plan:
         tasks = max(1, min(pieces, 4 * self.cores)) if shared else 1
         whole = replace(loop, tasks=tasks)
         self.steps.append(Step(whole, tuple((leaf.storage, leaf.view.offset) for leaf in (*read, result)), shared and tasks > 1, self.node))
+
+    def scheduled(self, kernel: Kernel) -> Any:
+        """The kernel that a search found for this work, or the kernel itself."""
+        return scheduled(kernel, self.schedules, self.target)
 
     def call(self, kernel: Kernel, operands: Sequence[Leaf]) -> Tensor:
         """The result of one of kopt's kernels."""

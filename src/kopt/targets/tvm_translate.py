@@ -12,6 +12,7 @@ from kopt.errors import Location
 from kopt.hardware import Target
 from kopt.ir.constant import Constant
 from kopt.ir.graph import Graph, Node, Value
+from kopt.targets.kernels.schedule import Schedules
 from kopt.targets.tvm_memory import placed
 from kopt.targets.tvm_ops.registry import Context, translation_of
 from kopt.targets.tvm_plan import Plan, Refused, Step, dtype_of, itemsize
@@ -42,16 +43,27 @@ class Program:
     unsupported: tuple[tuple[str, Location, str], ...] = ()
 
 
-def translate(graph: Graph, target: Target) -> Program:
+def has_translations(graph: Graph) -> bool:
+    """Whether there is a translation for every operator of a graph, whatever the types and sizes."""
+    _load()
+    return all(translation_of(node) is not None for node in graph.nodes)
+
+
+def _load() -> None:
+    for module in _MODULES:
+        import_module(f"kopt.targets.tvm_ops.{module}")
+
+
+def translate(graph: Graph, target: Target, schedules: Schedules | None = None) -> Program:
     """The calls that compute a graph's outputs.
 
     Args:
         graph: all types static.
         target: a CPU.
+        schedules: of kernels, found by searches.
     """
-    for module in _MODULES:
-        import_module(f"kopt.targets.tvm_ops.{module}")
-    plan, refused = Plan(target), list[tuple[str, Location, str]]()
+    _load()
+    plan, refused = Plan(target, schedules or {}), list[tuple[str, Location, str]]()
     values: dict[Value, Tensor | None] = {value: _placeholder(value, "input") for value in graph.inputs}
     for value, constant in graph.constants.items():
         values[value] = _constant(plan, value, constant)

@@ -8,7 +8,7 @@ from kopt.targets.kernels.conv import Conv, ConvTiling, Depthwise, Image
 from kopt.targets.kernels.conv_call import conv_meaning, depthwise_meaning
 from kopt.targets.kernels.conv_tiling import SCRATCH_BYTES, conv_tiling, depthwise_tiling, scratch_bytes
 from kopt.targets.kernels.kernel import Epilogue, lanes
-from kopt.targets.kernels.product_call import pack
+from kopt.targets.kernels.packing import pack
 from support.kernels import EPILOGUES, TARGETS, Compiled, finished, others
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from kopt.targets.kernels.kernel import Epilogue, lanes
+from kopt.targets.kernels.packing import pack, unpack
 from kopt.targets.kernels.product import Product
-from kopt.targets.kernels.product_call import meaning, pack, unpack
+from kopt.targets.kernels.product_call import meaning
 from kopt.targets.kernels.tiling import ProductTiling, product_space, product_tiling
 from support.kernels import EPILOGUES, TARGETS, Compiled, finished, others
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from kopt.targets.kernels.conv import Image
-from kopt.targets.kernels.conv_call import transformed, winograd_meaning
+from kopt.targets.kernels.conv_call import winograd_meaning
 from kopt.targets.kernels.conv_tiling import SCRATCH_BYTES, winograd_tiling
 from kopt.targets.kernels.kernel import lanes
+from kopt.targets.kernels.packing import transformed
 from kopt.targets.kernels.winograd import POSITIONS, Winograd, WinogradTiling
 from support.kernels import EPILOGUES, TARGETS, Compiled, finished, others
 

@@ -22,6 +22,7 @@ from kopt.targets.kernels.calls import register
 from kopt.targets.kernels.conv import Conv, Depthwise
 from kopt.targets.kernels.kernel import Kernel, symbol
 from kopt.targets.kernels.library import request_of
+from kopt.targets.kernels.packing import packed_filters, packed_matrix
 from kopt.targets.kernels.product import Product
 from kopt.targets.kernels.schedule import workload_of
 from kopt.targets.kernels.strassen import Strassen
@@ -103,9 +104,9 @@ def operands(kernel: Kernel) -> Sequence[np.ndarray]:
     """Random operands as the kernel reads them: the same numbers for all kernels of a workload, each packed its own way."""
     x, weight, *rest = _numbers(workload_of(kernel).digest, _plain_shapes(kernel))
     if isinstance(kernel, Product | Strassen):
-        weight = product_call.packed(kernel, weight)
+        weight = packed_matrix(kernel, weight)
     elif isinstance(kernel, Conv | Depthwise | Winograd):
-        weight = np.asarray(conv_call.packed(kernel, weight))
+        weight = packed_filters(kernel, weight)
     elif isinstance(kernel, Attention) and kernel.mask:
         rest = [rest[0], np.array(rest[1])]
         rest[1][..., kernel.keys :] = -np.inf

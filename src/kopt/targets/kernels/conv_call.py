@@ -12,13 +12,13 @@ from kopt.targets.kernels.calls import KernelCalls
 from kopt.targets.kernels.conv import Conv, Depthwise, Image
 from kopt.targets.kernels.conv_tiling import conv_tiling, depthwise_tiling, winograd_tiling
 from kopt.targets.kernels.kernel import Epilogue, lanes
-from kopt.targets.kernels.product_call import finished, pack, unpack
+from kopt.targets.kernels.packing import packed_filters, unpack
+from kopt.targets.kernels.product_call import finished
 from kopt.targets.kernels.winograd import POSITIONS, TILE, Winograd
 
 WINOGRAD_GAIN = 0.9
 """Winograd is taken where its estimate is below this share of the direct form's: it rounds more, and needs more weights."""
 
-_G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _G_INVERSE = ((1, 0, 0, 0), (0, 1, -1, 0), (0, 0, 0, 1))  # times G is the identity
 
 
@@ -45,16 +45,7 @@ def convolve(calls: KernelCalls, x: Any, weight: Any, image: Image, rest: list[A
         return None
     kernel = calls.scheduled(usual)
     meaning = winograd_meaning if isinstance(kernel, Winograd) else conv_meaning
-    return calls.call(kernel, [x, packed(kernel, weight), *rest], meaning)
-
-
-def packed(kernel: Conv | Winograd | Depthwise, weight: Any) -> Any:
-    """The weights as a kernel reads them.  weight: f32 (M, C / group, kh, kw)."""
-    if isinstance(kernel, Winograd):
-        return transformed(weight, kernel.tiling.panel)
-    if isinstance(kernel, Depthwise):
-        return weight.reshape(weight.shape[0], -1).T
-    return pack(weight.transpose(2, 3, 1, 0).reshape(kernel.depth, kernel.outputs), kernel.tiling.panel)
+    return calls.call(kernel, [x, packed_filters(kernel, weight), *rest], meaning)
 
 
 def convolve_depthwise(calls: KernelCalls, x: Any, weight: Any, image: Image, rest: list[Any], epilogue: Epilogue) -> Any | None:
@@ -73,14 +64,7 @@ def convolve_depthwise(calls: KernelCalls, x: Any, weight: Any, image: Image, re
     if tiling is None:
         return None
     kernel = calls.scheduled(Depthwise(image, tiling, epilogue))
-    return calls.call(kernel, [x, packed(kernel, weight), *rest], depthwise_meaning)
-
-
-def transformed(weight: Any, panel: int) -> Any:
-    """(M, C, 3, 3) ==> G g G^T as (16, panels, C, panel)."""
-    g = jnp.asarray(_G, weight.dtype)
-    positions = jnp.einsum("pi,mcij,qj->pqcm", g, weight, g, precision="highest").reshape(POSITIONS, weight.shape[1], weight.shape[0])
-    return jnp.stack([pack(positions[k], panel) for k in range(POSITIONS)])
+    return calls.call(kernel, [x, packed_filters(kernel, weight), *rest], depthwise_meaning)
 
 
 def winograd_meaning(kernel: Winograd, x: Any, packed: Any, *rest: Any) -> Any:
@@ -89,22 +73,22 @@ def winograd_meaning(kernel: Winograd, x: Any, packed: Any, *rest: Any) -> Any:
     positions = jnp.stack([unpack(packed[k], kernel.outputs) for k in range(POSITIONS)]).reshape(edge, edge, channels, kernel.outputs)
     back = jnp.asarray(_G_INVERSE, packed.dtype)
     filters = jnp.einsum("ip,pqcm,jq->ijcm", back, positions, back, precision="highest")
-    return finished(kernel.epilogue, _slide(kernel.image, x, filters, 1), *rest)
+    return finished(kernel.epilogue, slide(kernel.image, x, filters, 1), *rest)
 
 
 def conv_meaning(kernel: Conv, x: Any, packed: Any, *rest: Any) -> Any:
     """The convolution kernel in plain JAX."""
     filters = unpack(packed, kernel.outputs).reshape(*kernel.image.kernel, kernel.image.channels, kernel.outputs)
-    return finished(kernel.epilogue, _slide(kernel.image, x, filters, 1), *rest)
+    return finished(kernel.epilogue, slide(kernel.image, x, filters, 1), *rest)
 
 
 def depthwise_meaning(kernel: Depthwise, x: Any, rows: Any, *rest: Any) -> Any:
     """The depthwise kernel in plain JAX."""
     filters = rows.reshape(*kernel.image.kernel, 1, kernel.image.channels)
-    return finished(kernel.epilogue, _slide(kernel.image, x, filters, kernel.image.channels), *rest)
+    return finished(kernel.epilogue, slide(kernel.image, x, filters, kernel.image.channels), *rest)
 
 
-def _slide(image: Image, x: Any, filters: Any, groups: int) -> Any:
+def slide(image: Image, x: Any, filters: Any, groups: int) -> Any:
     needed = image.needed_rows(image.out_height), image.needed_width
     sizes = image.height, image.width
     pads = [(before, need - size - before) for before, need, size in zip(image.pads, needed, sizes, strict=True)]

@@ -14,7 +14,8 @@ from kopt.hardware import Target
 from kopt.targets.kernels.conv import Image
 from kopt.targets.kernels.kernel import result_dtype
 from kopt.targets.kernels.narrow import Formats, Narrow, has_instruction
-from kopt.targets.kernels.product_call import finished, pack, unpack
+from kopt.targets.kernels.packing import pack, unpack
+from kopt.targets.kernels.product_call import finished
 from kopt.targets.lowering.quant import to_integer
 
 FORMATS = {np.dtype(np.float32): "f32", np.dtype(np.uint8): "u8", np.dtype(np.int8): "i8", np.dtype(ml_dtypes.bfloat16): "bf16"}

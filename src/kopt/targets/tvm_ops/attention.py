@@ -72,7 +72,7 @@ def _by_kernel(ctx: Context, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Non
     if shape and (shape[3] != keys or any(have not in (1, want) for have, want in zip(shape, (batch, heads, queries), strict=False))):
         return None
     tiling = attention_tiling(queries, keys, value_size, batch * heads, plan.lanes, plan.cores)
-    kernel = Attention(batch, queries, keys, heads, shared, size, value_size, scale, shape[:3], plan.lanes, tiling)
+    kernel = plan.scheduled(Attention(batch, queries, keys, heads, shared, size, value_size, scale, shape[:3], plan.lanes, tiling))
     operands = [
         plan.leaf(plan.reshaped(plan.permuted(x, (0, 2, 1, 3)), (x.shape[0], x.shape[2], x.shape[1] * x.shape[3]))) for x in (q, k, v)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 
 import numpy as np
@@ -13,10 +13,11 @@ from kopt.ir.nhwc_types import to_nchw, to_nhwc
 from kopt.targets.kernels.conv import Conv, Depthwise, Image
 from kopt.targets.kernels.conv_tiling import conv_tiling, depthwise_tiling, winograd_tiling
 from kopt.targets.kernels.kernel import Epilogue
-from kopt.targets.kernels.winograd import POSITIONS, Winograd
+from kopt.targets.kernels.packing import packed_filters
+from kopt.targets.kernels.winograd import Winograd
 from kopt.targets.tvm_loops import Window
 from kopt.targets.tvm_ops.movement import padded, windows
-from kopt.targets.tvm_ops.product import activated, epilogue_of, multiplied, pack
+from kopt.targets.tvm_ops.product import activated, epilogue_of, multiplied
 from kopt.targets.tvm_ops.registry import Context, translates
 from kopt.targets.tvm_plan import Refused
 from kopt.targets.tvm_tree import Number, Tensor
@@ -24,7 +25,6 @@ from kopt.targets.tvm_tree import Number, Tensor
 WINOGRAD_GAIN = 0.9
 """Winograd is taken where its estimate is below this share of the direct form's."""
 
-_G = np.array(((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)), np.float32)
 
 _direct, _depthwise, _winograd = lru_cache(conv_tiling), lru_cache(depthwise_tiling), lru_cache(winograd_tiling)
 
@@ -116,41 +116,26 @@ def _by_kernel(ctx: Context, x: Tensor, w: Tensor, geometry: Geometry, epilogue:
     (kh, kw), (sh, sw), (dh, dw) = geometry.kernel, geometry.strides, geometry.dilations
     (batch, height, width, _), (oh, ow), pads = x.shape, geometry.counts, (geometry.before[0], geometry.before[1])
     image = Image(batch, height, width, channels, oh, ow, (kh, kw), (sh, sw), (dh, dw), pads)
-    kernel, packed = (_depthwise_kernel if depthwise else _full_kernel)(ctx, w, image, epilogue)
-    if kernel is None:
+    usual = _depthwise_kernel(ctx, image, epilogue) if depthwise else _full_kernel(ctx, image, outputs, epilogue)
+    if usual is None:
         return None
+    kernel = plan.scheduled(usual)
+    packed = plan.packed(w, kernel.operands[1], partial(packed_filters, kernel), type(kernel).__name__.lower())
     return plan.call(kernel, [plan.leaf(x), packed, *(plan.leaf(one) for one in rest)])
 
 
-def _depthwise_kernel(ctx: Context, w: Tensor, image: Image, epilogue: Epilogue):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _depthwise_kernel(ctx: Context, image: Image, epilogue: Epilogue) -> Depthwise | None:
     tiling = _depthwise(image, ctx.plan.lanes, ctx.plan.cores) if image.channels >= ctx.plan.lanes else None
-    if tiling is None:
-        return None, None
-    kernel = Depthwise(image, tiling, epilogue)
-    return kernel, ctx.plan.packed(w, kernel.operands[1], lambda array: array.reshape(image.channels, -1).T, "depthwise")
+    return None if tiling is None else Depthwise(image, tiling, epilogue)
 
 
-def _full_kernel(ctx: Context, w: Tensor, image: Image, epilogue: Epilogue):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    lanes, cores, outputs = ctx.plan.lanes, ctx.plan.cores, w.shape[0]
+def _full_kernel(ctx: Context, image: Image, outputs: int, epilogue: Epilogue) -> Conv | Winograd | None:
+    lanes, cores = ctx.plan.lanes, ctx.plan.cores
     direct = _direct(image, outputs, lanes, cores) if outputs >= lanes else None
     fast = _winograd(image, outputs, lanes, cores)
     if fast is not None and (direct is None or fast[0] < WINOGRAD_GAIN * direct[0]):
-        panel, quick = fast[1].panel, Winograd(image, outputs, fast[1], epilogue)
-        return quick, ctx.plan.packed(w, quick.operands[1], lambda array: transformed(array, panel), "winograd")
-    if direct is None:
-        return None, None
-    kernel, panel = Conv(image, outputs, direct[1], epilogue), direct[1].panel
-
-    def values(array: np.ndarray) -> np.ndarray:
-        return pack(array.transpose(2, 3, 1, 0).reshape(kernel.depth, outputs), panel)
-
-    return kernel, ctx.plan.packed(w, kernel.operands[1], values, "conv")
-
-
-def transformed(weight: np.ndarray, panel: int) -> np.ndarray:
-    """(M, C, 3, 3) ==> G g G^T as (16, panels, C, panel)."""
-    positions = np.einsum("pi,mcij,qj->pqcm", _G, weight, _G, optimize=True).reshape(POSITIONS, weight.shape[1], weight.shape[0])
-    return np.stack([pack(one, panel) for one in positions])
+        return Winograd(image, outputs, fast[1], epilogue)
+    return None if direct is None else Conv(image, outputs, direct[1], epilogue)
 
 
 def _summed(ctx: Context, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 
 import numpy as np
 
 from kopt.ir.graph import KOPT
 from kopt.targets.kernels.kernel import ACTIVATIONS, Epilogue
+from kopt.targets.kernels.packing import packed_matrix
 from kopt.targets.kernels.product import Product
 from kopt.targets.kernels.tiling import product_tiling
 from kopt.targets.tvm_loops import Batched
@@ -18,13 +19,6 @@ from kopt.targets.tvm_tree import Leaf, Tensor
 from kopt.targets.tvm_view import joined
 
 _tiling = lru_cache(product_tiling)
-
-
-def pack(matrix: np.ndarray, panel: int) -> np.ndarray:
-    """(K, N) ==> (panels, K, panel); the last panel ends with the matrix and overlaps the one before."""
-    columns = matrix.shape[1]
-    starts = [*range(0, columns - panel + 1, panel), *([columns - panel] if columns % panel else [])]
-    return np.stack([matrix[:, start : start + panel] for start in starts])
 
 
 def epilogue_of(ctx: Context, bias: Tensor | None, residual: Tensor | None) -> Epilogue | None:
@@ -48,8 +42,8 @@ def multiplied(ctx: Context, x: Tensor, w: Tensor, epilogue: Epilogue, rest: lis
     if n < ctx.plan.lanes or min(m, k) < 1 or x.dtype != "float32" or not ctx.plan.is_known(w):
         return None
     tiling = _tiling(m, k, n, ctx.plan.lanes, ctx.plan.cores)
-    kernel = Product(m, k, n, tiling, epilogue)
-    packed = ctx.plan.packed(w, kernel.operands[1], lambda array: pack(array, tiling.panel), "product")
+    kernel = ctx.plan.scheduled(Product(m, k, n, tiling, epilogue))
+    packed = ctx.plan.packed(w, kernel.operands[1], partial(packed_matrix, kernel), "product")
     return ctx.plan.call(kernel, [ctx.plan.leaf(x), packed, *(ctx.plan.leaf(one) for one in rest)])
 
 
