@@ -51,6 +51,8 @@ def node_flops(node: Node) -> int:
         return 0
     if node.op in _CONVOLUTIONS and len(shapes) > 1 and shapes[1] is not None:
         return 2 * prod(output) * prod(shapes[1][1:])
+    if node.op == "InvertedResidual" and len(shapes) > 5:
+        return _inverted_flops(shapes, output)
     if node.op in ("ConvTranspose", "ConvTransposeNhwc") and len(shapes) > 1 and shapes[0] is not None and shapes[1] is not None:
         return 2 * prod(shapes[0]) * prod(shapes[1][1:])
     if node.op in ("Gemm", "GemmMixed", "FusedGemm") and shapes[0] is not None:
@@ -65,6 +67,13 @@ def node_flops(node: Node) -> int:
     if node.op.startswith(("Reduce", "GlobalAverage")) and shapes and shapes[0] is not None:
         return prod(shapes[0])
     return prod(output) * _PER_ELEMENT.get(node.op, 1)
+
+
+def _inverted_flops(shapes: list[tuple[int, ...] | None], output: tuple[int, ...]) -> int:
+    """The layers of kopt's inverted residual block."""
+    x, first, filters = shapes[0] or (), shapes[1], shapes[3] or ()
+    expand = prod(x) * first[0] if first else 0
+    return 2 * (expand + prod(output[:-1]) * (prod(filters) + filters[0] * output[-1])) if filters else 0
 
 
 def graph_flops(graph: Graph) -> int:

@@ -301,6 +301,7 @@ from kopt.ir import contrib_types as _contrib_types  # noqa: E402, F401  (type r
 from kopt.ir import epilogue_types as _epilogue_types  # noqa: E402, F401
 from kopt.ir import gradient_types as _gradient_types  # noqa: E402, F401  (type rules register themselves, and need the above)
 from kopt.ir import int8_types as _int8_types  # noqa: E402, F401
+from kopt.ir import inverted_types as _inverted_types  # noqa: E402, F401
 from kopt.ir import mixed_types as _mixed_types  # noqa: E402, F401  (type rules register themselves, and need the above)
 from kopt.ir import ml_types as _ml_types  # noqa: E402, F401  (type rules register themselves, and need the above)
 from kopt.ir import nhwc_types as _nhwc_types  # noqa: E402, F401  (its type rules register themselves, and need the above)

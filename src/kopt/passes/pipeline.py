@@ -24,6 +24,7 @@ BUILTIN_MODULES = (
     "kopt.passes.fuse.attention",
     "kopt.passes.fuse.pad",
     "kopt.passes.fuse.epilogue",
+    "kopt.passes.fuse.inverted_residual",
     "kopt.passes.fuse.swish",
     "kopt.passes.precision",
     "kopt.passes.narrow_results",

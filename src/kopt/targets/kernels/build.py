@@ -21,6 +21,8 @@ from kopt.targets.kernels.attention_nest import emit_attention
 from kopt.targets.kernels.conv import Conv, Depthwise
 from kopt.targets.kernels.conv_nest import emit_conv
 from kopt.targets.kernels.depthwise_nest import emit_depthwise
+from kopt.targets.kernels.inverted import InvertedResidual
+from kopt.targets.kernels.inverted_nest import emit_inverted
 from kopt.targets.kernels.kernel import Kernel
 from kopt.targets.kernels.narrow import Bf16Product, Int8Product
 from kopt.targets.kernels.narrow_conv import Bf16Conv, Int8Conv
@@ -42,6 +44,7 @@ _NESTS: dict[str, tuple[type, Callable[..., Any]]] = {
     "Depthwise": (Depthwise, emit_depthwise),
     "Winograd": (Winograd, emit_winograd),
     "Attention": (Attention, emit_attention),
+    "InvertedResidual": (InvertedResidual, emit_inverted),
     "Int8Product": (Int8Product, emit_narrow_product),
     "Bf16Product": (Bf16Product, emit_narrow_product),
     "Int8Conv": (Int8Conv, emit_narrow_conv),

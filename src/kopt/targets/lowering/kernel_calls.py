@@ -57,14 +57,43 @@ def convolved(ctx: LoweringContext, x: Array, weight: Array, window: Any, bias: 
     if window.kernel == window.strides == (1, 1) and not any(map(any, window.pads)) and not depthwise:
         return multiplied(ctx, x, weight.reshape(weight.shape[:2]).T, bias, residual)
     from kopt.targets.kernels import conv_call
-    from kopt.targets.kernels.conv import Image
 
-    pads = (window.pads[0][0], window.pads[1][0])
-    batch, height, width = x.shape[:3]
-    image = Image(batch, height, width, channels, out_height, out_width, window.kernel, window.strides, window.dilations, pads)
+    image = _image(x, channels, window)
     rest = [array for array in (bias, residual) if array is not None]
     convolve = conv_call.convolve_depthwise if depthwise else conv_call.convolve
     return convolve(ctx.options["kernel_calls"], x, weight, image, rest, epilogue)
+
+
+def _image(x: Array, channels: int, window: Any) -> Any:
+    """Sizes of a convolution of ``channels`` over the pixels of x: (N, H, W, ...)."""
+    from kopt.targets.kernels.conv import Image
+
+    (batch, height, width), pads = x.shape[:3], (window.pads[0][0], window.pads[1][0])
+    return Image(batch, height, width, channels, *window.output((height, width)), window.kernel, window.strides, window.dilations, pads)
+
+
+def inverted(inner: LoweringContext, outer: LoweringContext, x: Array, layers: tuple[Array | None, ...], window: Any) -> Array | None:
+    """An inverted residual block by one kernel, None where none takes it or the layers one by one are faster.
+
+    Args:
+        inner: whose attributes name the activation of the first two layers.
+        outer: the same of the last layer.
+        x: (N, H, W, C).
+        layers: (E, C, 1, 1) and bias, (E, 1, kh, kw) and bias, (M, E, 1, 1) and bias; None for what is left out.
+        window: of the middle layer.
+    """
+    first, first_bias, filters, slide_bias, last, last_bias = layers
+    if filters is None or last is None or not may_call(inner, x) or x.ndim != 4 or min(window.output(x.shape[1:3])) < 1:
+        return None
+    residual = x if inner.attr("residual") else None
+    before, after = epilogue_of(inner, slide_bias, None), epilogue_of(outer, last_bias, residual)
+    if before is None or after is None:
+        return None
+    from kopt.targets.kernels.inverted_call import invert
+
+    matrices = (None if first is None else first.reshape(first.shape[:2]).T, last.reshape(last.shape[:2]).T)
+    operands = (matrices[0], first_bias, filters, slide_bias, matrices[1], last_bias)
+    return invert(inner.options["kernel_calls"], x, operands, _image(x, filters.shape[0], window), before, after)
 
 
 def takes_kernel(ctx: LoweringContext, q: Array) -> bool:

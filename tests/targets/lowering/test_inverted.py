@@ -1,0 +1,51 @@
+"""InvertedResidual in one kernel, layer by layer in kernels, and in plain XLA gives the same."""
+
+import numpy as np
+import pytest
+
+from kopt.ir.builder import Builder
+from kopt.targets.xla import XlaBackend
+from support.kernels import NATIVE
+
+# input, E (0: no first product), M, attributes, kernels that the program calls
+BLOCKS = {
+    "block": ((2, 28, 27, 16), 32, 16, {"pads": (1, 1, 1, 1), "residual": 1}, {"InvertedResidual"}),
+    "strided": ((1, 28, 28, 16), 48, 32, {"auto_pad": "SAME_UPPER", "strides": (2, 2), "last_activation": "Relu"}, {"InvertedResidual"}),
+    "separable": ((3, 12, 11, 32), 0, 16, {"pads": (1, 1, 1, 1)}, {"InvertedResidual"}),
+    "divided": ((1, 7, 7, 64), 128, 64, {"pads": (1, 1, 1, 1), "residual": 1}, {"Product", "Depthwise"}),
+    "sigmoid": ((1, 14, 14, 16), 32, 16, {"pads": (1, 1, 1, 1), "activation": "Sigmoid"}, {"Product"}),
+}
+
+
+def block(name):
+    shape, wide, outputs, attrs, _ = BLOCKS[name]
+    b, rng = Builder(), np.random.default_rng(5)
+    x = b.input("x", "f32", shape)
+    channels = wide or shape[-1]
+
+    def weights(*sizes):
+        return b.constant(rng.standard_normal(sizes).astype(np.float32) / 4)
+
+    first = (weights(wide, shape[-1], 1, 1), weights(wide)) if wide else (None, None)
+    operands = (*first, weights(channels, 1, 3, 3), weights(channels), weights(outputs, channels, 1, 1), weights(outputs))
+    settings = {"strides": (1, 1), "dilations": (1, 1), "activation": "Clip", "last_activation": "", **attrs}
+    settings |= {"activation_params": (0.0, 6.0)} if settings["activation"] == "Clip" else {}
+    return b.graph("block", [x], [b.emit("InvertedResidual", x, *operands, domain="com.kopt", attrs=settings)])
+
+
+def run(graph, feeds, **options):
+    backend = XlaBackend()
+    lowered = backend.lower(graph, NATIVE, options)
+    return lowered, np.asarray(backend.compile(lowered)(feeds)[0])
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_all_ways_agree(name):
+    graph = block(name)
+    feeds = [np.random.default_rng(6).standard_normal(graph.inputs[0].tensor.static_shape).astype(np.float32)]
+    _, expected = run(graph, feeds)
+    lowered, found = run(graph, feeds, kernels=True)
+    assert expected.shape == graph.outputs[0].tensor.static_shape
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    if NATIVE.num_cores <= 2 and name != "divided":  # how many rows are repeated depends on the number of threads
+        assert set(lowered.kernels) == BLOCKS[name][4]
