@@ -23,6 +23,8 @@ NOISE_FLOOR = 0.02
 MIN_EFFECT = 0.03
 """... nor one whose estimate is below this."""
 
+# A failure is a lower bound and an estimate above their bars: the two above at the default limit of 5 %, and as far below a larger one as
+# this, so that a slowdown of exactly the limit is found. A failure has a second look, so only the upper bound is widened.
 _BAR_BELOW_LIMIT = 0.03
 _ESTIMATE_BELOW_LIMIT = 0.02
 
@@ -207,16 +209,12 @@ def compare(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Comparison:
-    """Judge log ratios of pairs.
-
-    PASS: the upper bound is below ``max_regression``: shown to be within the limit, not merely "not significant".
-    FAIL: otherwise, when the lower bound and the estimate clear their bars: at the default limit of 5 % the noise floor
-    (2 %) and the minimal effect (3 %), at a larger limit 3 % and 2 % below it.
+    """Judge log ratios of pairs: PASS, shown to be within ``max_regression``, when the upper bound is below it.
 
     Args:
         effects: one list of ``pair_effect`` values per process.
         weights: of the effects, in the same order (``calmness``); equal ones by default.
-        quantile: the quantile the effects are of, for the record.
+        quantile: of the effects, for the record.
         max_regression: the slowdown still allowed, 0.05 for 5 %.
         confidence: of each one-sided bound.
         seed: of the bootstrap; equal samples and seeds give equal results.
@@ -233,10 +231,8 @@ def compare(
     given = np.ones(flat.size) if weights is None else np.array([weight for group in weights for weight in group], float)
     estimate = float(weighted_median(flat[order], given[None, order])[0])
     num_processes = sum(map(bool, effects))
-    # A pass has no second look that could correct it, a failure has: so only the upper bound is widened.
     upper = max(upper, estimate + reach(confidence, num_processes) * float(medians.std()))
     limit = math.log1p(max_regression)
-    # The bars lie a noise's width below the limit, so that a slowdown of exactly the limit is found and not shrugged off.
     bar = max(math.log1p(NOISE_FLOOR), limit - _BAR_BELOW_LIMIT)
     least = max(math.log1p(MIN_EFFECT), limit - _ESTIMATE_BELOW_LIMIT)
     slower = lower > bar and estimate >= least
