@@ -71,7 +71,7 @@ THIRD_PARTY = {
 # Modules whose import at the end of another only registers rules; they need what stands above it.
 REGISTERS_ITSELF = {
     ("kopt.ir.spec", f"kopt.ir.{name}_types")
-    for name in ("contrib", "contrib_attention", "contrib_quant", "epilogue", "gradient", "int8", "mixed", "ml", "nhwc")
+    for name in ("contrib", "contrib_attention", "contrib_quant", "epilogue", "gradient", "int8", "inverted", "mixed", "ml", "nhwc")
 }
 BACKENDS = {"reference", "onnxruntime", "xla", "tvm", "mlir", "host"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -22,11 +22,11 @@ from kopt.space import Config, Constraint, Knob, SearchSpace
 from kopt.specialize import Recipe, specialize
 from kopt.trial import Candidate
 
-PROGRAMS = ("xla-kernels", "tvm", "xla", "xla-attention", "onnx")
+PROGRAMS = ("xla-kernels", "tvm", "xla-inverted", "xla", "xla-attention", "onnx")
 """Presets that are candidates, the usual choice first; "onnx" keeps the model's own layout. "tvm" is the backend of that name."""
 
-WITH_KERNELS = ("xla-kernels", "tvm")
-"""Programs that call kopt's kernels."""
+WITH_KERNELS = ("xla-kernels", "tvm", "xla-inverted")
+"""Programs that call kopt's kernels; all but the first in f32 only."""
 
 TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2, "int8": 5e-2}
 """Largest error allowed, relative to the largest output: rounding of the precision, over the depth of usual networks."""
@@ -63,11 +63,7 @@ def program_space(
         kernels: whether kopt's own kernels may be used.
         schedules: of kernels, as a search found them; programs with and without them are candidates.
     """
-    ops = {node.op for _, node in graph.walk()}
-    spatial = any(op.startswith("Conv") for op in ops)
-    programs = [name for name in PROGRAMS if name not in WITH_KERNELS or (kernels and target.device == "cpu" and kernels_available())]
-    programs = [name for name in programs if name != "tvm" or ("fp32" in precisions and _has_translations(graph))]
-    programs = [name for name in programs if (name != "xla-attention" or "Softmax" in ops) and (name != "onnx" or spatial)]
+    programs = _programs(graph, target, precisions, kernels)
     knobs = [Knob("program", tuple(programs)), Knob("precision", tuple(precisions)), Knob("threads", tuple(threads))]
     if target.device == "cpu":
         knobs.append(Knob("xla", tuple(XLA_OPTIONS)))
@@ -76,11 +72,35 @@ def program_space(
     if schedules and "xla-kernels" in programs:
         knobs.append(Knob("schedules", ("default", schedules_name(schedules))))
     names = {knob.name for knob in knobs}
-    alike = [
+    return SearchSpace(tuple(knobs), tuple(one for one in _limits(target) if names.issuperset(one.knobs)))
+
+
+def _programs(graph: Graph, target: Target, precisions: Sequence[str], kernels: bool) -> list[str]:
+    """The programs that differ for this graph."""
+    ops = {node.op for _, node in graph.walk()}
+    usable = kernels and target.device == "cpu" and kernels_available()
+    wanted: dict[str, Callable[[], bool]] = {
+        "xla-kernels": lambda: usable,
+        "tvm": lambda: usable and "fp32" in precisions and _has_translations(graph),
+        "xla-inverted": lambda: usable and "fp32" in precisions and _has_depthwise(graph),
+        "xla": lambda: True,
+        "xla-attention": lambda: "Softmax" in ops,
+        "onnx": lambda: any(op.startswith("Conv") for op in ops),
+    }
+    return [name for name in PROGRAMS if wanted[name]()]
+
+
+def _limits(target: Target) -> tuple[Constraint, ...]:
+    """Choices that mean nothing, or nothing new, beside others."""
+    return (
         Constraint(
             ("program", "schedules"), lambda program, chosen: program in WITH_KERNELS or chosen == "default", "schedules are of kernels"
         ),
-        Constraint(("program", "precision"), lambda program, precision: program != "tvm" or precision == "fp32", "it computes in f32"),
+        Constraint(
+            ("program", "precision"),
+            lambda program, precision: program not in WITH_KERNELS[1:] or precision == "fp32",
+            "it computes in f32",
+        ),
         Constraint(("program", "xla"), lambda program, chosen: program != "tvm" or chosen == "default", "options are XLA's"),
         Constraint(
             ("program", "precision"),
@@ -90,8 +110,7 @@ def program_space(
         Constraint(
             ("program", "conv3x3"), lambda program, form: program not in WITH_KERNELS or form == "auto", "kernels have forms of their own"
         ),
-    ]
-    return SearchSpace(tuple(knobs), tuple(one for one in alike if names.issuperset(one.knobs)))
+    )
 
 
 def schedules_name(schedules: Mapping[str, Any]) -> str:
@@ -111,6 +130,11 @@ def _has_translations(graph: Graph) -> bool:
     from kopt.targets.tvm_translate import has_translations
 
     return has_translations(graph)
+
+
+def _has_depthwise(graph: Graph) -> bool:
+    """Whether a convolution has a filter of its own for every channel, as the middle layer of an inverted residual block."""
+    return any(node.op == "Conv" and node.attrs.get("group", 1) != 1 for node in graph.nodes)
 
 
 def _is_plain_three_by_three(graph: Graph, node: Any) -> bool:
@@ -138,8 +162,8 @@ def recipe_of(config: Config, target: Target, schedules: Mapping[str, Any] | Non
         options["conv3x3"] = str(config["conv3x3"])
     found = {"schedules": dict(schedules or {})} if config.get("schedules", "default") != "default" else {}
     if name == "tvm":
-        return Recipe.of_preset("xla-layers", backend="tvm", options=found)
-    kernels = name == "xla-kernels" and kernels_multiply(precision, target)
+        return Recipe.of_preset("xla-kernels", backend="tvm", options=found)
+    kernels = name == "xla-inverted" or (name == "xla-kernels" and kernels_multiply(precision, target))
     if kernels:
         options |= {"kernels": True, **found}
     if precision == "fp32":

@@ -192,7 +192,7 @@ class _ProgramSearch:
             schedules=self.schedules,
         )
         settings = SearchSettings(
-            self.tuning.seed, num_first=4, batch=4, near_share=0.5, doubt_share=0.25, random_share=0.25, give_up=2.0, patience=4
+            self.tuning.seed, num_first=6, batch=4, near_share=0.5, doubt_share=0.25, random_share=0.25, give_up=2.0, patience=4
         )
         self.search = Search(
             self.space,

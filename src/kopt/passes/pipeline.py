@@ -132,6 +132,11 @@ def preset_xla_kernels() -> tuple[Pass, ...]:
     return (*preset_xla_attention(), *_passes("fuse-epilogue", "cleanup"))
 
 
+def preset_xla_inverted() -> tuple[Pass, ...]:
+    """The "xla-kernels" preset with inverted residual blocks as one node each: f32 alone, and searches decide whether it pays."""
+    return (*preset_xla_kernels(), *_passes("fuse-inverted-residual", "cleanup"))
+
+
 PRESETS: dict[str, Callable[[], tuple[Pass, ...]]] = {
     "none": preset_none,
     "import": preset_import,
@@ -141,6 +146,7 @@ PRESETS: dict[str, Callable[[], tuple[Pass, ...]]] = {
     "xla": preset_xla,
     "xla-attention": preset_xla_attention,
     "xla-kernels": preset_xla_kernels,
+    "xla-inverted": preset_xla_inverted,
 }
 
 

@@ -14,27 +14,14 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import tvm
-from tvm import tirx
 
-from kopt.targets.kernels.attention import Attention
-from kopt.targets.kernels.attention_nest import emit_attention
-from kopt.targets.kernels.conv import Conv, Depthwise
-from kopt.targets.kernels.conv_nest import emit_conv
-from kopt.targets.kernels.depthwise_nest import emit_depthwise
-from kopt.targets.kernels.product import Product
-from kopt.targets.kernels.product_nest import emit_product
-from kopt.targets.kernels.winograd import Winograd
-from kopt.targets.kernels.winograd_nest import emit_winograd
+from kopt.targets.kernels.build import NESTS, lowered
 from kopt.targets.tvm_loops import Batched, Map, Reduce, RowNorm, Rows, Window
 from kopt.targets.tvm_nest import emit_map, emit_reduce, emit_rows
 from kopt.targets.tvm_row_nest import emit_batched, emit_row_norm, emit_window
 
 _NESTS: dict[str, tuple[type, Callable[..., Any]]] = {
-    "Product": (Product, emit_product),
-    "Conv": (Conv, emit_conv),
-    "Depthwise": (Depthwise, emit_depthwise),
-    "Winograd": (Winograd, emit_winograd),
-    "Attention": (Attention, emit_attention),
+    **NESTS,
     "Map": (Map, emit_map),
     "Reduce": (Reduce, emit_reduce),
     "RowNorm": (RowNorm, emit_row_norm),
@@ -54,7 +41,7 @@ def main(source: Path, library: Path) -> None:
     llvm = tvm.target.Target({"kind": "llvm", **({"mcpu": request["cpu"]} if request["cpu"] else {})})
     objects, calls = library.with_suffix(".o"), library.with_suffix(".c")
     with llvm:
-        module = _lowered(tvm.IRModule(functions), llvm)
+        module = lowered(tvm.IRModule(functions), llvm)
         tvm.get_global_func("target.build.llvm")(module, llvm).write_to_file(str(objects), "o")
     calls.write_text(request["source"])
     command = [request["linker"], "-O2", "-fPIC", "-shared", "-pthread", str(calls), str(objects), "-lm", "-o", str(library)]
@@ -77,21 +64,6 @@ def _value(hint: Any, value: Any) -> Any:
         inner = get_args(hint)[0]
         return tuple(_value(inner, one) for one in value)
     return tuple(value) if isinstance(value, list) else value
-
-
-def _lowered(module: Any, llvm: Any) -> Any:
-    """TVM's CPU pipeline without the packed calling convention: pieces are called with pointers."""
-    passes = (
-        tirx.transform.BindTarget(llvm),
-        tirx.transform.StmtSimplify(),
-        tirx.transform.FlattenBuffer(),
-        tirx.transform.NarrowDataType(32),
-        tirx.transform.VectorizeLoop(True),
-        tirx.transform.UnrollLoop(),
-        tirx.transform.StmtSimplify(),
-        tirx.transform.LowerIntrin(),
-    )
-    return tvm.transform.Sequential(passes)(module)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def held(lanes: Lanes, value: Expression, dtype: str) -> Expression:
 
 def coordinates(number: Expression, dims: Sequence[int]) -> list[Expression]:
     """A row's number as one index per axis."""
-    found = []
+    found: list[Expression] = []
     for dim in reversed(dims):
         found.append(number % dim if len(found) < len(dims) - 1 else number)
         number = number // dim

@@ -66,7 +66,7 @@ class View:
         """The same elements under another shape, None where no strides say that."""
         if 0 in self.shape:
             return View.whole(shape)
-        groups = [list(pair) for pair in joined(self.shape, (self.strides,))]
+        groups = joined(self.shape, (self.strides,))
         strides: list[int] = [0] * len(shape)
         rest, step = 1, 0
         for axis in reversed(range(len(shape))):

@@ -37,7 +37,7 @@ from kopt.targets.kernels.winograd_nest import emit_winograd
 MIN_SHARED = 1 << 20
 """Kernels of fewer multiplications run on the calling thread: waking another takes longer. Source: 5 us at 200 GFLOP/s, about a wake-up."""
 
-_NESTS: dict[str, tuple[type, Callable[..., Any]]] = {
+NESTS: dict[str, tuple[type, Callable[..., Any]]] = {
     "Product": (Product, emit_product),
     "Strassen": (Strassen, emit_strassen),
     "Conv": (Conv, emit_conv),
@@ -62,7 +62,7 @@ def main(source: Path, library: Path) -> None:
 
 def revived(kind: str, fields: Mapping[str, Any]) -> Kernel:
     """The kernel that ``asdict`` and JSON made plain."""
-    kernel: Kernel = _revived(_NESTS[kind][0], fields)
+    kernel: Kernel = _revived(NESTS[kind][0], fields)
     return kernel
 
 
@@ -74,13 +74,13 @@ def compile_library(request: Mapping[str, Any], library: Path) -> None:
     """
     kernels, functions = {}, {}
     for name, kind, fields in request["kernels"]:
-        described, emit = _NESTS[kind]
+        described, emit = NESTS[kind]
         kernels[name] = _revived(described, fields)
         functions[_body(name)] = emit(kernels[name], _body(name), request["lanes"])
     llvm = tvm.target.Target({"kind": "llvm", **({"mcpu": request["cpu"]} if request["cpu"] else {}), "mattr": request["features"]})
     objects = library.with_suffix(".o")
     with llvm:
-        module = _lowered(tvm.IRModule(functions), llvm)
+        module = lowered(tvm.IRModule(functions), llvm)
         tvm.get_global_func("target.build.llvm")(module, llvm).write_to_file(str(objects), "o")
     handlers = library.with_suffix(".c")
     handlers.write_text(_handlers(kernels))
@@ -104,7 +104,7 @@ def _revived(described: type, fields: Mapping[str, Any]) -> Any:
     return described(**values)
 
 
-def _lowered(module: Any, llvm: Any) -> Any:
+def lowered(module: Any, llvm: Any) -> Any:
     """TVM's CPU pipeline without the packed calling convention: kernels are called with pointers."""
     passes = (
         tirx.transform.BindTarget(llvm),

@@ -89,6 +89,7 @@ def depthwise_meaning(kernel: Depthwise, x: Any, rows: Any, *rest: Any) -> Any:
 
 
 def slide(image: Image, x: Any, filters: Any, groups: int) -> Any:
+    """XLA's convolution.  x: f32 (N, H, W, C), filters: (kh, kw, C / groups, M): (N, OH, OW, M)."""
     needed = image.needed_rows(image.out_height), image.needed_width
     sizes = image.height, image.width
     pads = [(before, need - size - before) for before, need, size in zip(image.pads, needed, sizes, strict=True)]

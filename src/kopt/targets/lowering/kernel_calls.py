@@ -69,7 +69,8 @@ def _image(x: Array, channels: int, window: Any) -> Any:
     from kopt.targets.kernels.conv import Image
 
     (batch, height, width), pads = x.shape[:3], (window.pads[0][0], window.pads[1][0])
-    return Image(batch, height, width, channels, *window.output((height, width)), window.kernel, window.strides, window.dilations, pads)
+    out_height, out_width = window.output((height, width))
+    return Image(batch, height, width, channels, out_height, out_width, window.kernel, window.strides, window.dilations, pads)
 
 
 def inverted(inner: LoweringContext, outer: LoweringContext, x: Array, layers: tuple[Array | None, ...], window: Any) -> Array | None:
