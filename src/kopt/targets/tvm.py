@@ -10,12 +10,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,15 +23,10 @@ from kopt.hardware import Target, available_cores
 from kopt.ir.constant import aligned_copy
 from kopt.ir.graph import Graph
 from kopt.targets.base import Lowered, Signature, Support
-from kopt.targets.kernels.kernel import lanes
-from kopt.targets.kernels.library import linker, obstacle
+from kopt.targets.kernels.library import compiled, described, machine_of, obstacle
 from kopt.targets.kernels.schedule import Schedule, can_search
 from kopt.targets.tvm_source import pieces_of, source_of, text_of
 from kopt.targets.tvm_translate import Program, translate
-
-_BUILD_SECONDS = 1200
-_CPUS = (("avx512_bf16", "znver4"), ("avx512f", "x86-64-v4"), ("avx2", "x86-64-v3"))
-"""LLVM's name of the oldest processor with a feature."""
 
 _THREADS = "NPROC"
 """The variable that says how many threads this process may use, as XLA reads it too."""
@@ -179,25 +171,8 @@ def build(program: Program, target: Target) -> bytes:
     missing = obstacle()
     if missing:
         raise MissingDependencyError(f"nothing can be compiled: {missing}", next_step="install it, or compile with --backend xla")
-    request = {
-        "pieces": [[name, type(piece).__name__, asdict(piece)] for name, piece in pieces_of(program).items()],
-        "source": source_of(program),
-        "lanes": lanes(target),
-        "cpu": next((name for feature, name in _CPUS if feature in target.required_features), ""),
-        "linker": linker(),
-    }
-    with tempfile.TemporaryDirectory(prefix="kopt-tvm-") as folder:
-        source, library = Path(folder, "program.json"), Path(folder, "program.so")
-        source.write_text(json.dumps(request))
-        command = [sys.executable, "-m", "kopt.targets.tvm_build", str(source), str(library)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ToolchainError(f"TVM did not finish: {error}") from error
-        if done.returncode or not library.exists():
-            reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"it ended with {done.returncode}")
-            raise ToolchainError(f"TVM failed: {reason}")
-        return library.read_bytes()
+    request = {"pieces": described(pieces_of(program)), "source": source_of(program), **machine_of(target)}
+    return compiled("kopt.targets.tvm_build", request)
 
 
 def _loaded(code: bytes) -> ctypes.CDLL:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import tvm
 from tvm import tirx
@@ -62,7 +62,7 @@ def main(source: Path, library: Path) -> None:
 
 def revived(kind: str, fields: Mapping[str, Any]) -> Kernel:
     """The kernel that ``asdict`` and JSON made plain."""
-    kernel: Kernel = _revived(NESTS[kind][0], fields)
+    kernel: Kernel = revived_as(NESTS[kind][0], fields)
     return kernel
 
 
@@ -75,33 +75,44 @@ def compile_library(request: Mapping[str, Any], library: Path) -> None:
     kernels, functions = {}, {}
     for name, kind, fields in request["kernels"]:
         described, emit = NESTS[kind]
-        kernels[name] = _revived(described, fields)
+        kernels[name] = revived_as(described, fields)
         functions[_body(name)] = emit(kernels[name], _body(name), request["lanes"])
+    flags = ["-I", str(_headers())]
+    link(request, functions, _handlers(kernels), library, flags)
+
+
+def link(request: Mapping[str, Any], functions: Mapping[str, Any], source: str, library: Path, flags: Sequence[str]) -> None:
+    """Functions compiled by LLVM, linked with C code that calls them.
+
+    Raises:
+        ToolchainError: the linker failed.
+    """
     llvm = tvm.target.Target({"kind": "llvm", **({"mcpu": request["cpu"]} if request["cpu"] else {}), "mattr": request["features"]})
-    objects = library.with_suffix(".o")
+    objects, calls = library.with_suffix(".o"), library.with_suffix(".c")
     with llvm:
         module = lowered(tvm.IRModule(functions), llvm)
         tvm.get_global_func("target.build.llvm")(module, llvm).write_to_file(str(objects), "o")
-    handlers = library.with_suffix(".c")
-    handlers.write_text(_handlers(kernels))
-    flags = ["-O2", "-fPIC", "-shared", "-I", str(_headers())]
-    command = [request["linker"], *flags, str(handlers), str(objects), "-o", str(library)]
+    calls.write_text(source)
+    command = [request["linker"], "-O2", "-fPIC", "-shared", str(calls), str(objects), *flags, "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
         raise ToolchainError(f"{request['linker']}: {lines[0] if lines else f'ended with {done.returncode}'}")
 
 
-def _revived(described: type, fields: Mapping[str, Any]) -> Any:
+def revived_as(described: type, fields: Mapping[str, Any]) -> Any:
     """The dataclass that ``asdict`` and JSON made plain."""
     hints = get_type_hints(described)
-    values = {}
-    for name, value in fields.items():
-        if is_dataclass(hints[name]):
-            values[name] = _revived(hints[name], value)
-        else:
-            values[name] = tuple(value) if isinstance(value, list) else value
-    return described(**values)
+    return described(**{name: _value(hints[name], value) for name, value in fields.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    if isinstance(hint, type) and is_dataclass(hint):
+        return revived_as(hint, value)
+    if get_origin(hint) is tuple and isinstance(value, list):
+        inner = get_args(hint)[0]
+        return tuple(_value(inner, one) for one in value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def lowered(module: Any, llvm: Any) -> Any:

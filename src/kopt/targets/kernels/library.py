@@ -22,7 +22,7 @@ from kopt.hardware import Target
 from kopt.targets.kernels.kernel import Kernel, lanes
 
 _LINKERS = ("cc", "gcc", "clang")
-_BUILD_SECONDS = 600
+_BUILD_SECONDS = 1200
 _CPUS = (("avx512_bf16", "znver4"), ("avx512f", "x86-64-v4"), ("avx2", "x86-64-v3"))
 """LLVM's name of the oldest processor with a feature; of those with AVX-512 the first one does not avoid its full width."""
 
@@ -44,15 +44,24 @@ def obstacle() -> str | None:
     return None if linker() else "there is no C compiler (cc, gcc or clang) to link kernels with"
 
 
-def request_of(kernels: Mapping[str, Kernel], target: Target) -> dict[str, Any]:
-    """What ``build`` is asked for, in JSON types."""
+def machine_of(target: Target) -> dict[str, Any]:
+    """What compiling processes are told of a target, in JSON types."""
     return {
-        "kernels": [[name, type(kernel).__name__, asdict(kernel)] for name, kernel in kernels.items()],  # type: ignore[call-overload]
         "lanes": lanes(target),
         "cpu": next((name for feature, name in _CPUS if feature in target.required_features), ""),
         "features": [llvm for feature, llvm in _FEATURES if feature in target.required_features],
         "linker": linker(),
     }
+
+
+def described(pieces: Mapping[str, Any]) -> list[list[Any]]:
+    """Frozen dataclasses by name, in JSON types."""
+    return [[name, type(piece).__name__, asdict(piece)] for name, piece in pieces.items()]
+
+
+def request_of(kernels: Mapping[str, Kernel], target: Target) -> dict[str, Any]:
+    """What ``build`` is asked for, in JSON types."""
+    return {"kernels": described(kernels), **machine_of(target)}
 
 
 def build_library(kernels: Mapping[str, Kernel], target: Target) -> bytes:
@@ -65,11 +74,19 @@ def build_library(kernels: Mapping[str, Kernel], target: Target) -> bytes:
     missing = obstacle()
     if missing:
         raise MissingDependencyError(f"kernels cannot be compiled: {missing}", next_step="install it, or compile without kernels")
-    request = request_of(kernels, target)
+    return compiled("kopt.targets.kernels.build", request_of(kernels, target))
+
+
+def compiled(module: str, request: Mapping[str, Any]) -> bytes:
+    """The shared library that ``python -m MODULE REQUEST.json LIBRARY.so`` makes in a process of its own.
+
+    Raises:
+        ToolchainError: it failed or did not end.
+    """
     with tempfile.TemporaryDirectory(prefix="kopt-kernels-") as folder:
-        source, library = Path(folder, "kernels.json"), Path(folder, "kernels.so")
+        source, library = Path(folder, "request.json"), Path(folder, "library.so")
         source.write_text(json.dumps(request))
-        command = [sys.executable, "-m", "kopt.targets.kernels.build", str(source), str(library)]
+        command = [sys.executable, "-m", module, str(source), str(library)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
