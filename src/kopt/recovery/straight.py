@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,16 @@ import numpy as np
 
 from kopt.ir.constant import Constant
 from kopt.ir.graph import KOPT, Graph, Node, Value
+from kopt.ir.spec import type_rule
+from kopt.ir.types import Type
 from kopt.targets.lowering.registry import Array, LoweringContext, lowers
+
+
+@type_rule(KOPT, "StraightThrough")
+def straight_through_type(node: Node, types: Sequence[Type | None], constants: Mapping[int, np.ndarray]) -> Sequence[Type]:  # noqa: ARG001
+    """That of the exact value."""
+    (exact, _) = types
+    return () if exact is None else (exact,)
 
 
 @lowers("StraightThrough", domain=KOPT)
