@@ -44,6 +44,8 @@ _SEARCH_SHARE, _SEARCH_SHARE_BEFORE_CURVE = 0.75, 0.5
 """Of the budget; the rest is for the race and the batch curve."""
 _KERNEL_SHARE = 0.6
 """Of the budget, for the tilings of kernels; what they leave is for programs."""
+_LEAST_RACE_SHARE = 0.2
+"""Of the budget, for the race even where trials took all of it: a race of one round is mostly noise."""
 _FINALISTS = 3
 _TRIAL_BLOCK_S, _RACE_BLOCK_S = 0.5, 0.25
 _MEMORY_SHARE = 0.8
@@ -379,7 +381,9 @@ class _ProgramSearch:
             return (best.config if best else self.space.default()), []
         self.progress(f"tuning: racing {len(keys)} candidates")
         racers = [_Racer(self, configs[key], self.alive[key]) for key in keys]
-        result = race(racers, RaceSettings(rounds=4, block_s=_RACE_BLOCK_S, min_calls=3, max_s=5.0), self._is_over)
+        ends_s = max(self.tuning.budget_s, self.elapsed_s + _LEAST_RACE_SHARE * self.tuning.budget_s)
+        settings = RaceSettings(rounds=4, block_s=_RACE_BLOCK_S, min_calls=3, max_s=5.0)
+        result = race(racers, settings, lambda: self.elapsed_s >= ends_s)
         if not result.order:
             return best.config, []
         found = [
