@@ -32,8 +32,8 @@ MIN_GAIN = 0.01
 _MODULE, _ENTRY = "kopt.targets.kernels.alone", "kopt.targets.kernels.alone:build"
 _TOLERANCE = 1e-4
 _LIMITS = Limits(seconds=20.0)
-_WINOGRAD_SAVES = 2.25
-"""Multiplications of a 3x3 sum over those of F(2x2, 3x3)."""
+_SAVES = {"Winograd": 2.25, "Strassen": 8 / 7}
+"""Multiplications of the plain form over those that are made: of F(2x2, 3x3), and of one level of Strassen's algorithm."""
 
 Progress = Callable[[str], None]
 
@@ -134,7 +134,7 @@ class KernelTuning:
         self.kernels: dict[tuple[str, str], KernelUse] = {}
         for use in self.uses:
             choices = implementations(use.kernel, self.target)
-            saves = _WINOGRAD_SAVES if "Winograd" in choices else 1.0
+            saves = max(_SAVES.get(name, 1.0) for name in choices)
             floor_us = 2e-3 * use.kernel.multiplies / saves / self.peak_gflops if self.peak_gflops else 0.0
             for name, kernel in choices.items():
                 self.tasks.append(Task(use.workload, name, space_of(kernel, self.target), use.calls, floor_us))

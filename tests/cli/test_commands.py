@@ -28,21 +28,13 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def kopt(made, tmp_path, monkeypatch, capsys):
+def kopt(made, tmp_path, monkeypatch, invoked):
     """Runs a command in a copy of the folder; gives its exit code, stdout and stderr."""
     folder = tmp_path / "work"
     shutil.copytree(made, folder)
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("NO_COLOR", "1")
 
-    def run(text: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = invoke(text.split())
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
+    return invoked
 
 
 def test_compile(kopt) -> None:

@@ -8,30 +8,20 @@ import pytest
 
 from kopt.autotune.database import TrialDatabase
 from kopt.autotune.record import Surroundings
-from kopt.cli.main import invoke
 from kopt.hardware import Target
 from kopt.trial import Failure
 from support.tuning import record
 
 
 @pytest.fixture
-def kopt(tmp_path, monkeypatch, capsys):
+def kopt(tmp_path, invoked):
     """Runs `kopt db` in a folder with a database of four trials; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NO_COLOR", "1")
     here = Surroundings(Target.parse("cpu").fingerprint)
     with TrialDatabase(tmp_path / "a.db") as database:
         database.add_all([record(1, 5.0, surroundings=here), record(2, 3.0, surroundings=here), record(3, Failure("crash", "SIGSEGV"))])
         database.add(record(4, 1.0, foreign=True))
 
-    def run(text: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = invoke(["db", *text.split()])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
+    return lambda text: invoked(f"db {text}")
 
 
 def test_show(kopt) -> None:

@@ -8,28 +8,18 @@ import numpy as np
 import onnx
 import pytest
 
-from kopt.cli.main import invoke
 from kopt.frontend.export import save
 from support.transformer import transformer
 
 
 @pytest.fixture
-def kopt(tmp_path, monkeypatch, capsys):
+def kopt(tmp_path, invoked):
     """Runs a command beside a small model; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NO_COLOR", "1")
     rng = np.random.default_rng(0)
     save(transformer(rng), tmp_path / "m.onnx")
     np.savez(tmp_path / "calib.npz", x=rng.normal(size=(64, 5, 12)).astype(np.float32))
 
-    def run(text: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = invoke(text.split())
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
+    return invoked
 
 
 def test_prune_then_recover(kopt, tmp_path) -> None:

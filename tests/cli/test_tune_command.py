@@ -9,7 +9,6 @@ import onnx
 import pytest
 from rich.console import Console
 
-from kopt.cli.main import invoke
 from kopt.cli.tune_command import show_search
 from support import fake_programs, graphs
 
@@ -26,20 +25,11 @@ SEARCH = {
 
 
 @pytest.fixture
-def kopt(tmp_path, monkeypatch, capsys):
+def kopt(tmp_path, invoked):
     """Runs a command beside a small model; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NO_COLOR", "1")
     onnx.save(graphs.model(MODEL), tmp_path / "m.onnx")
 
-    def run(text: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = invoke(text.split())
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
+    return invoked
 
 
 @pytest.mark.parametrize(

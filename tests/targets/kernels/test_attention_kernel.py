@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from kopt.targets.kernels.attention import Attention, AttentionTiling, attention_tiling
-from kopt.targets.kernels.attention_call import MAX_TURNED_BYTES, attend, meaning
+from kopt.targets.kernels.attention_call import attend, meaning
 from kopt.targets.kernels.calls import KernelCalls
+from kopt.targets.kernels.choice import MAX_TURNED_BYTES
 from kopt.targets.kernels.kernel import lanes
 from support.kernels import NATIVE, TARGETS, Compiled
 

@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kopt.targets.kernels.attention import Attention, attention_tiling
+from kopt.targets.kernels.attention import Attention
 from kopt.targets.kernels.calls import KernelCalls
+from kopt.targets.kernels.choice import attention_kernel
 from kopt.targets.kernels.kernel import lanes
-
-MAX_TURNED_BYTES = 512 * 1024
-"""Largest copy of a head's keys that a task may hold: it lies on the stack, and in the second-level cache."""
 
 
 def attend(calls: KernelCalls, q: Any, k: Any, v: Any, mask: Any | None, scale: float) -> Any | None:
@@ -27,21 +25,17 @@ def attend(calls: KernelCalls, q: Any, k: Any, v: Any, mask: Any | None, scale: 
         mask: added to the scores, broadcast to (B, H, Tq, Tk), or None.
         scale: of the scores.
     """
-    width = lanes(calls.target)
-    (batch, heads, queries, size), (_, kv_heads, keys, value_size) = q.shape, v.shape
-    padded = -(-keys // width) * width
-    if min(batch, heads, queries, keys, size) < 1 or value_size < width or size * padded * 4 > MAX_TURNED_BYTES or heads % kv_heads:
+    shape, cores = None if mask is None else mask.shape, calls.target.num_cores
+    usual = attention_kernel(q.shape, v.shape, shape, scale, lanes(calls.target), cores)
+    if usual is None:
         return None
-    shape = () if mask is None else (1,) * (4 - mask.ndim) + mask.shape
-    if shape and (shape[3] != keys or any(have not in (1, want) for have, want in zip(shape, (batch, heads, queries), strict=False))):
-        return None
-    tiling = attention_tiling(queries, keys, value_size, batch * heads, width, calls.target.num_cores)
-    kernel = calls.scheduled(Attention(batch, queries, keys, heads, kv_heads, size, value_size, float(scale), shape[:3], width, tiling))
+    kernel = calls.scheduled(usual)
     operands = [x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1) for x in (q, k, v)]
     if mask is not None:
-        operands.append(jnp.pad(mask.reshape(shape), [(0, 0)] * 3 + [(0, padded - keys)], constant_values=-np.inf))
+        after = kernel.padded_keys - kernel.keys
+        operands.append(jnp.pad(mask.reshape(*kernel.mask, kernel.keys), [(0, 0)] * 3 + [(0, after)], constant_values=-np.inf))
     y = calls.call(kernel, operands, meaning)
-    return y.reshape(batch, queries, heads, value_size).transpose(0, 2, 1, 3)
+    return y.reshape(kernel.batch, kernel.queries, kernel.heads, kernel.value_size).transpose(0, 2, 1, 3)
 
 
 def meaning(kernel: Attention, q: Any, k: Any, v: Any, *mask: Any) -> Any:

@@ -9,15 +9,12 @@ import numpy as np
 from jax import lax
 
 from kopt.targets.kernels.calls import KernelCalls
+from kopt.targets.kernels.choice import conv_kernel, depthwise_kernel
 from kopt.targets.kernels.conv import Conv, Depthwise, Image
-from kopt.targets.kernels.conv_tiling import conv_tiling, depthwise_tiling, winograd_tiling
 from kopt.targets.kernels.kernel import Epilogue, lanes
 from kopt.targets.kernels.packing import packed_filters, unpack
 from kopt.targets.kernels.product_call import finished
 from kopt.targets.kernels.winograd import POSITIONS, TILE, Winograd
-
-WINOGRAD_GAIN = 0.9
-"""Winograd is taken where its estimate is below this share of the direct form's: it rounds more, and needs more weights."""
 
 _G_INVERSE = ((1, 0, 0, 0), (0, 1, -1, 0), (0, 0, 0, 1))  # times G is the identity
 
@@ -33,15 +30,8 @@ def convolve(calls: KernelCalls, x: Any, weight: Any, image: Image, rest: list[A
         rest: bias f32 (M,) and residual f32 (N, OH, OW, M), as the epilogue says.
         epilogue: what follows.
     """
-    width, outputs, cores = lanes(calls.target), weight.shape[0], calls.target.num_cores
-    direct = conv_tiling(image, outputs, width, cores) if outputs >= width else None
-    winograd = winograd_tiling(image, outputs, width, cores)
-    usual: Conv | Winograd
-    if winograd is not None and (direct is None or winograd[0] < WINOGRAD_GAIN * direct[0]):
-        usual = Winograd(image, outputs, winograd[1], epilogue)
-    elif direct is not None:
-        usual = Conv(image, outputs, direct[1], epilogue)
-    else:
+    usual = conv_kernel(image, weight.shape[0], epilogue, lanes(calls.target), calls.target.num_cores)
+    if usual is None:
         return None
     kernel = calls.scheduled(usual)
     meaning = winograd_meaning if isinstance(kernel, Winograd) else conv_meaning
@@ -59,11 +49,10 @@ def convolve_depthwise(calls: KernelCalls, x: Any, weight: Any, image: Image, re
         rest: bias f32 (C,) and residual f32 (N, OH, OW, C), as the epilogue says.
         epilogue: what follows.
     """
-    width = lanes(calls.target)
-    tiling = depthwise_tiling(image, width, calls.target.num_cores) if image.channels >= width else None
-    if tiling is None:
+    usual = depthwise_kernel(image, epilogue, lanes(calls.target), calls.target.num_cores)
+    if usual is None:
         return None
-    kernel = calls.scheduled(Depthwise(image, tiling, epilogue))
+    kernel = calls.scheduled(usual)
     return calls.call(kernel, [x, packed_filters(kernel, weight), *rest], depthwise_meaning)
 
 

@@ -14,7 +14,7 @@ from kopt.targets.kernels.tile import RegisterTile, unrolled
 
 def emit_conv(kernel: Conv, name: str, lanes: int) -> Any:
     """Every output channel sums over the window and all input channels."""
-    return emit_sliding(kernel, name, lanes, partial(_accumulate, kernel))
+    return emit_sliding(kernel, name, lanes, partial(_whole_sum, kernel))
 
 
 def segments(image: Image) -> list[tuple[int, int, int, int]]:
@@ -25,8 +25,22 @@ def segments(image: Image) -> list[tuple[int, int, int, int]]:
     return [(i, j * image.dilations[1] * channels, (i * kw + j) * channels, channels) for i in range(kh) for j in range(kw)]
 
 
-def _accumulate(kernel: Conv, tile: RegisterTile, rows: Buffer, reader: Reader, w: Buffer, place: Place) -> None:
-    image = kernel.image
+def _whole_sum(kernel: Conv, tile: RegisterTile, rows: Buffer, reader: Reader, w: Buffer, place: Place) -> None:
+    accumulate(kernel.image, kernel.tiling.unroll, tile, (rows, reader), w, place)
+
+
+def accumulate(image: Image, unroll: int, tile: Any, source: tuple[Buffer, Reader], w: Buffer, place: Place) -> None:
+    """Add the whole sum to a register tile of any numbers.
+
+    Args:
+        image: sizes, in elements of ``source``.
+        unroll: terms written out.
+        tile: a register tile.
+        source: input rows and their reader.
+        w: packed weights.
+        place: where the tile lies.
+    """
+    rows, reader = source
     stride = image.strides[1] * image.channels
 
     for i, offset, first, count in segments(image):
@@ -38,4 +52,4 @@ def _accumulate(kernel: Conv, tile: RegisterTile, rows: Buffer, reader: Reader, 
                 lambda j: tile.vectors.load(w, place.panel, first + k, index(j)),
             )
 
-        unrolled(count, kernel.tiling.unroll, step)
+        unrolled(count, unroll, step)

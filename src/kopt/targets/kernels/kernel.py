@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -36,6 +37,14 @@ class Epilogue:
     activation: str = ""
     low: float = 0.0
     high: float = 0.0
+
+    @classmethod
+    def of(cls, activation: str, params: Sequence[float] | None, *, bias: bool, residual: bool) -> Epilogue | None:
+        """What follows a node with these attributes; None for an activation that kernels do not have."""
+        if activation not in ACTIVATIONS:
+            return None
+        low, high = (params or (0.0, 0.0)) if activation == "Clip" else (0.0, 0.0)
+        return cls(bias, residual, activation, float(low), float(high))
 
     def operands(self, result: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
         """Shapes of bias and residual, as far as there are any, for a result of shape (..., channels)."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from kopt.hardware import Target
 from kopt.targets.kernels.kernel import Epilogue
+from kopt.targets.kernels.product import PanelProduct
 from kopt.targets.kernels.tiling import ProductTiling
 
 NUMBERS = 4
@@ -96,7 +97,7 @@ class Narrow(ABC):
 
 
 @dataclass(frozen=True)
-class NarrowProduct(Narrow):
+class NarrowProduct(PanelProduct, Narrow):
     """epilogue(x @ w) on narrow numbers.
 
     ::
@@ -125,30 +126,10 @@ class NarrowProduct(Narrow):
         return words(self.k, self.formats)
 
     @property
-    def panels(self) -> int:
-        """Groups of columns the weights are packed in."""
-        return -(-self.n // self.tiling.panel)
-
-    @property
     def operands(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of x, w and what follows."""
         packed = (self.panels, self.words, self.tiling.panel, self.formats.per_word)
         return ((self.m, self.k), packed, *self.others, *self.residuals)
-
-    @property
-    def result(self) -> tuple[int, ...]:
-        """(M, N)."""
-        return (self.m, self.n)
-
-    @property
-    def multiplies(self) -> int:
-        """Multiplications."""
-        return self.m * self.k * self.n
-
-    @property
-    def num_tasks(self) -> int:
-        """Chunks of rows times groups of panels."""
-        return self.tiling.row_tasks * self.tiling.panel_tasks
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as build
 
-from kopt.targets.kernels.conv_nest import segments
+from kopt.targets.kernels.conv_nest import accumulate
 from kopt.targets.kernels.emit import Buffer, Expression, Vectors, index
 from kopt.targets.kernels.narrow import NarrowProduct
 from kopt.targets.kernels.narrow_conv import NarrowConv
 from kopt.targets.kernels.narrow_tile import NarrowTile, narrow_function
-from kopt.targets.kernels.rows import Reader, input_rows
+from kopt.targets.kernels.rows import input_rows
 from kopt.targets.kernels.sliding_nest import Place, views
 from kopt.targets.kernels.tile import first_of, part, unrolled
 
@@ -64,7 +64,7 @@ def emit_narrow_conv(kernel: NarrowConv, name: str, lanes: int) -> Any:
             place = Place(panel, first_of(panel, tiling.panel, kernel.outputs), row, first_of(t, tiling.pixels, image.out_width))
             tile = NarrowTile(vectors, tiling.pixels, tiling.panel, kernel, arrays)
             tile.begin(place.channel)
-            _accumulate(kernel, tile, rows, reader, place)
+            accumulate(image, tiling.unroll, tile, (rows, reader), arrays[1], place)
             tile.end(place.channel, y, partial(_at, (picture, first + row), place))
     return builder.get()
 
@@ -72,19 +72,3 @@ def emit_narrow_conv(kernel: NarrowConv, name: str, lanes: int) -> Any:
 def _at(line: tuple[Expression, Expression], place: Place, i: int, j: int) -> tuple[Expression, ...]:
     """Where pixel i and channels j of a tile lie in the result."""
     return (*line, place.column + i, place.channel + j)
-
-
-def _accumulate(kernel: NarrowConv, tile: NarrowTile, rows: Buffer, reader: Reader, place: Place) -> None:
-    image = kernel.in_words
-    stride = image.strides[1] * image.channels
-
-    for i, offset, first, count in segments(image):
-
-        def step(k: Expression, i: int = i, offset: int = offset, first: int = first) -> None:
-            below = place.row * image.strides[0] + i * image.dilations[0]
-            tile.multiply(
-                lambda pixel: rows[reader(below, (place.column + pixel) * stride + offset + k)],
-                lambda j: tile.vectors.load(tile.arrays[1], place.panel, first + k, index(j)),
-            )
-
-        unrolled(count, kernel.tiling.unroll, step)

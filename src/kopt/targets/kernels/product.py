@@ -8,8 +8,42 @@ from kopt.targets.kernels.kernel import Epilogue
 from kopt.targets.kernels.tiling import ProductTiling
 
 
+class MatrixProduct:
+    """What all kernels that multiply two matrices have in common."""
+
+    m: int
+    k: int
+    n: int
+
+    @property
+    def result(self) -> tuple[int, ...]:
+        """(M, N)."""
+        return (self.m, self.n)
+
+    @property
+    def multiplies(self) -> int:
+        """Multiplications that the plain product takes."""
+        return self.m * self.k * self.n
+
+
+class PanelProduct(MatrixProduct):
+    """Products whose tasks are chunks of rows times groups of panels of packed columns."""
+
+    tiling: ProductTiling
+
+    @property
+    def panels(self) -> int:
+        """Groups of columns the weights are packed in."""
+        return -(-self.n // self.tiling.panel)
+
+    @property
+    def num_tasks(self) -> int:
+        """Chunks of rows times groups of panels."""
+        return self.tiling.row_tasks * self.tiling.panel_tasks
+
+
 @dataclass(frozen=True)
-class Product:
+class Product(PanelProduct):
     """epilogue(x @ w).
 
     ::
@@ -33,26 +67,6 @@ class Product:
     epilogue: Epilogue = field(default_factory=Epilogue)
 
     @property
-    def panels(self) -> int:
-        """Groups of columns the weights are packed in."""
-        return -(-self.n // self.tiling.panel)
-
-    @property
     def operands(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of x, w, bias and residual, as far as there are any."""
         return ((self.m, self.k), (self.panels, self.k, self.tiling.panel), *self.epilogue.operands(self.result))
-
-    @property
-    def result(self) -> tuple[int, ...]:
-        """(M, N)."""
-        return (self.m, self.n)
-
-    @property
-    def multiplies(self) -> int:
-        """Multiplications."""
-        return self.m * self.k * self.n
-
-    @property
-    def num_tasks(self) -> int:
-        """Chunks of rows times groups of panels."""
-        return self.tiling.row_tasks * self.tiling.panel_tasks

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kopt.targets.kernels.kernel import Epilogue
+from kopt.targets.kernels.product import MatrixProduct
 from kopt.targets.kernels.tiling import FORMS, REGISTERS
 
 Quarters = tuple[tuple[int, int, int], ...]
@@ -49,7 +50,7 @@ class StrassenTiling:
 
 
 @dataclass(frozen=True)
-class Strassen:
+class Strassen(MatrixProduct):
     """epilogue(x @ w) by one level of Strassen's algorithm: an eighth of the multiplications less, and somewhat more rounding.
 
     ::
@@ -90,16 +91,6 @@ class Strassen:
     def operands(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of x, w, bias and residual, as far as there are any."""
         return ((self.m, self.k), (len(STEPS), self.panels, self.k // 2, self.tiling.panel), *self.epilogue.operands(self.result))
-
-    @property
-    def result(self) -> tuple[int, ...]:
-        """(M, N)."""
-        return (self.m, self.n)
-
-    @property
-    def multiplies(self) -> int:
-        """Multiplications that the plain product would take."""
-        return self.m * self.k * self.n
 
     @property
     def num_tasks(self) -> int:

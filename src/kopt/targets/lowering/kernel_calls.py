@@ -17,11 +17,10 @@ def may_call(ctx: LoweringContext, x: Array) -> bool:
 
 def epilogue_of(ctx: LoweringContext, bias: Array | None, residual: Array | None) -> Any | None:
     """The node's bias, residual and activation as kernels take them; None for an activation they do not have."""
-    from kopt.targets.kernels.kernel import ACTIVATIONS, Epilogue
+    from kopt.targets.kernels.kernel import Epilogue
 
-    name = str(ctx.attr("activation", ""))
-    low, high = (ctx.attr("activation_params") or (0.0, 0.0)) if name == "Clip" else (0.0, 0.0)
-    return Epilogue(bias is not None, residual is not None, name, float(low), float(high)) if name in ACTIVATIONS else None
+    activation, params = str(ctx.attr("activation", "")), ctx.attr("activation_params")
+    return Epilogue.of(activation, params, bias=bias is not None, residual=residual is not None)
 
 
 def multiplied(ctx: LoweringContext, x: Array, w: Array, bias: Array | None, residual: Array | None) -> Array | None:

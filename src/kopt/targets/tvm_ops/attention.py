@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from kopt.targets.kernels.attention import Attention, attention_tiling
+from kopt.targets.kernels.choice import attention_kernel
 from kopt.targets.tvm_ops.movement import padded
 from kopt.targets.tvm_ops.product import matmul
 from kopt.targets.tvm_ops.reduction import rows
 from kopt.targets.tvm_ops.registry import Context, translates
 from kopt.targets.tvm_plan import Refused
 from kopt.targets.tvm_tree import Number, Tensor
-
-MAX_TURNED_BYTES = 512 * 1024
-"""Largest copy of a head's keys that a task may hold."""
 
 
 @translates("Attention")
@@ -64,23 +61,18 @@ def _whole_mask(ctx: Context, mask: Tensor | None, queries: int, keys: int) -> T
 
 def _by_kernel(ctx: Context, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor | None:
     plan = ctx.plan
-    (batch, heads, queries, size), (_, shared, keys, value_size) = q.shape, v.shape
-    fill = -(-keys // plan.lanes) * plan.lanes
-    if min(batch, heads, queries, keys, size) < 1 or value_size < plan.lanes or size * fill * 4 > MAX_TURNED_BYTES or heads % shared:
+    usual = attention_kernel(q.shape, v.shape, None if mask is None else mask.shape, scale, plan.lanes, plan.cores)
+    if usual is None:
         return None
-    shape = () if mask is None else (1,) * (4 - len(mask.shape)) + mask.shape
-    if shape and (shape[3] != keys or any(have not in (1, want) for have, want in zip(shape, (batch, heads, queries), strict=False))):
-        return None
-    tiling = attention_tiling(queries, keys, value_size, batch * heads, plan.lanes, plan.cores)
-    kernel = plan.scheduled(Attention(batch, queries, keys, heads, shared, size, value_size, scale, shape[:3], plan.lanes, tiling))
+    kernel = plan.scheduled(usual)
     operands = [
         plan.leaf(plan.reshaped(plan.permuted(x, (0, 2, 1, 3)), (x.shape[0], x.shape[2], x.shape[1] * x.shape[3]))) for x in (q, k, v)
     ]
     if mask is not None:
-        operands.append(
-            plan.leaf(padded(ctx, plan.reshaped(mask, shape), [0] * 4, [0, 0, 0, fill - keys], Number(float("-inf"), "float32")))
-        )
-    y = plan.reshaped(plan.call(kernel, operands), (batch, queries, heads, value_size))
+        whole = plan.reshaped(mask, (*kernel.mask, kernel.keys))
+        after = [0, 0, 0, kernel.padded_keys - kernel.keys]
+        operands.append(plan.leaf(padded(ctx, whole, [0] * 4, after, Number(float("-inf"), "float32"))))
+    y = plan.reshaped(plan.call(kernel, operands), (kernel.batch, kernel.queries, kernel.heads, kernel.value_size))
     return plan.permuted(y, (0, 2, 1, 3))
 
 

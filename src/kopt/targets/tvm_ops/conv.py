@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from math import prod
 
 import numpy as np
 
 from kopt.ir.graph import KOPT, MICROSOFT
 from kopt.ir.nhwc_types import to_nchw, to_nhwc
-from kopt.targets.kernels.conv import Conv, Depthwise, Image
-from kopt.targets.kernels.conv_tiling import conv_tiling, depthwise_tiling, winograd_tiling
+from kopt.targets.kernels.choice import conv_kernel, depthwise_kernel
+from kopt.targets.kernels.conv import Image
 from kopt.targets.kernels.kernel import Epilogue
 from kopt.targets.kernels.packing import packed_filters
-from kopt.targets.kernels.winograd import Winograd
 from kopt.targets.tvm_loops import Window
 from kopt.targets.tvm_ops.movement import padded, windows
 from kopt.targets.tvm_ops.product import activated, epilogue_of, multiplied
 from kopt.targets.tvm_ops.registry import Context, translates
 from kopt.targets.tvm_plan import Refused
 from kopt.targets.tvm_tree import Number, Tensor
-
-WINOGRAD_GAIN = 0.9
-"""Winograd is taken where its estimate is below this share of the direct form's."""
-
-
-_direct, _depthwise, _winograd = lru_cache(conv_tiling), lru_cache(depthwise_tiling), lru_cache(winograd_tiling)
 
 
 @dataclass(frozen=True)
@@ -116,26 +109,13 @@ def _by_kernel(ctx: Context, x: Tensor, w: Tensor, geometry: Geometry, epilogue:
     (kh, kw), (sh, sw), (dh, dw) = geometry.kernel, geometry.strides, geometry.dilations
     (batch, height, width, _), (oh, ow), pads = x.shape, geometry.counts, (geometry.before[0], geometry.before[1])
     image = Image(batch, height, width, channels, oh, ow, (kh, kw), (sh, sw), (dh, dw), pads)
-    usual = _depthwise_kernel(ctx, image, epilogue) if depthwise else _full_kernel(ctx, image, outputs, epilogue)
+    sizes = (plan.lanes, plan.cores)
+    usual = depthwise_kernel(image, epilogue, *sizes) if depthwise else conv_kernel(image, outputs, epilogue, *sizes)
     if usual is None:
         return None
     kernel = plan.scheduled(usual)
     packed = plan.packed(w, kernel.operands[1], partial(packed_filters, kernel), type(kernel).__name__.lower())
     return plan.call(kernel, [plan.leaf(x), packed, *(plan.leaf(one) for one in rest)])
-
-
-def _depthwise_kernel(ctx: Context, image: Image, epilogue: Epilogue) -> Depthwise | None:
-    tiling = _depthwise(image, ctx.plan.lanes, ctx.plan.cores) if image.channels >= ctx.plan.lanes else None
-    return None if tiling is None else Depthwise(image, tiling, epilogue)
-
-
-def _full_kernel(ctx: Context, image: Image, outputs: int, epilogue: Epilogue) -> Conv | Winograd | None:
-    lanes, cores = ctx.plan.lanes, ctx.plan.cores
-    direct = _direct(image, outputs, lanes, cores) if outputs >= lanes else None
-    fast = _winograd(image, outputs, lanes, cores)
-    if fast is not None and (direct is None or fast[0] < WINOGRAD_GAIN * direct[0]):
-        return Winograd(image, outputs, fast[1], epilogue)
-    return None if direct is None else Conv(image, outputs, direct[1], epilogue)
 
 
 def _summed(ctx: Context, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:

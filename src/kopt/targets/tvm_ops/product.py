@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from kopt.ir.graph import KOPT
-from kopt.targets.kernels.kernel import ACTIVATIONS, Epilogue
+from kopt.targets.kernels.kernel import Epilogue
 from kopt.targets.kernels.packing import packed_matrix
 from kopt.targets.kernels.product import Product
 from kopt.targets.kernels.tiling import product_tiling
@@ -23,9 +23,8 @@ _tiling = lru_cache(product_tiling)
 
 def epilogue_of(ctx: Context, bias: Tensor | None, residual: Tensor | None) -> Epilogue | None:
     """The node's bias, residual and activation; None for an activation that kernels do not have."""
-    name = str(ctx.attr("activation", ""))
-    low, high = (ctx.attr("activation_params") or (0.0, 0.0)) if name == "Clip" else (0.0, 0.0)
-    return Epilogue(bias is not None, residual is not None, name, float(low), float(high)) if name in ACTIVATIONS else None
+    activation, params = str(ctx.attr("activation", "")), ctx.attr("activation_params")
+    return Epilogue.of(activation, params, bias=bias is not None, residual=residual is not None)
 
 
 def multiplied(ctx: Context, x: Tensor, w: Tensor, epilogue: Epilogue, rest: list[Tensor]) -> Tensor | None:
