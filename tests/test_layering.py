@@ -64,6 +64,7 @@ THIRD_PARTY = {
     "pytest": ("kopt.check.pytest_plugin",),
     "rich": ("kopt.cli", "kopt.report"),
     "ruptures": ("kopt.check.change_points",),
+    "optax": ("kopt.recovery",),
     "safetensors": ("kopt.artifact", "kopt.session", "kopt.recovery"),
     "scipy": ("kopt.check",),
     "typer": ("kopt.cli",),

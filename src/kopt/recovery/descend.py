@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 
 from kopt.recovery.checkpoint import State, load_state, save_state
 from kopt.recovery.objective import Objective
@@ -28,6 +28,8 @@ SMALLEST_SCALE = 0.02
 """Of tensors near zero, such as biases."""
 WARM_UP = 0.03
 CHECKPOINT_S = 10.0
+
+_ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-12)
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class _Run:
         state = self.state
         _, gradients = self.objective.gradients(state.params, self.samples.pick(numbers))
         rate = self.settings.rate * min(1.0, (progress + 1e-3) / WARM_UP) * (1 + np.cos(np.pi * progress)) / 2
-        moved = self.update(state.params, state.first, state.second, gradients, np.float32(rate), np.float32(state.step + 1))
+        moved = self.update(state.params, state.first, state.second, gradients, np.float32(rate), np.int32(state.step))
         jax.block_until_ready(moved[0])  # else steps pile up, and the clock sees none of them
         self.state = replace(state, params=moved[0], first=moved[1], second=moved[2], step=state.step + 1)
 
@@ -154,11 +156,9 @@ class _Run:
         self.saved = time.monotonic()
 
     def _update(self, params: Any, first: Any, second: Any, gradients: Any, rate: Any, step: Any) -> tuple[Any, Any, Any]:
-        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
-        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
+        directions, state = _ADAM.update(gradients, optax.ScaleByAdamState(step, first, second))
 
-        def move(p: Any, m: Any, v: Any, scale: Any) -> Any:
-            direction = (m / (1 - 0.9**step)) / (jnp.sqrt(v / (1 - 0.999**step)) + 1e-12)
+        def move(p: Any, direction: Any, scale: Any) -> Any:
             return (p - rate * scale * direction).astype(np.float32)
 
-        return jax.tree.map(move, params, first, second, self.scales), first, second
+        return jax.tree.map(move, params, directions, self.scales), state.mu, state.nu
