@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Timer
@@ -250,7 +251,18 @@ def _open_openvino(model: str, threads: int) -> tuple[Callable[[dict[str, np.nda
 
 
 _OPENERS = {"kopt": _open_kopt, "onnxruntime": _open_onnxruntime, "openvino": _open_openvino}
-_IMPORTS = {"kopt": "jax", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+
+
+def _import_runtime(kind: str, model: str) -> None:
+    """Import what runs the model; of kopt's compilers those that the artifact's programs need, because a program of loops needs no JAX."""
+    if kind != "kopt":
+        import_module(kind)
+        return
+    from kopt.artifact.read import read_manifest
+    from kopt.targets.base import backend
+
+    for name in {program.backend for program in read_manifest(Path(model)).programs}:
+        backend(name)
 
 
 def _write_arrays(stem: Path, arrays: Sequence[np.ndarray]) -> None:
@@ -276,7 +288,7 @@ def _serve(kind: str, model: str, folder: str, threads: int, reply: Callable[[Ma
     names = json.loads(Path(folder, "names.json").read_text())
     feeds = {name: aligned_copy(array) for name, array in zip(names, _read_arrays(Path(folder, "inputs")), strict=True)}
     start = time.perf_counter()
-    __import__(_IMPORTS[kind])
+    _import_runtime(kind, model)
     imported = time.perf_counter()
     bind, version = _OPENERS[kind](model, threads)
     loaded = time.perf_counter()

@@ -6,6 +6,7 @@ from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ import onnx
 from kopt.errors import InvalidModelError, Location, UnsupportedModelError
 from kopt.frontend import control_flow, functions, gradient, ml_text, scan8, upgrade, validate
 from kopt.frontend.read import read_model
-from kopt.frontend.tensors import constant_from_proto
+from kopt.frontend.tensors import Stored, constant_from_proto
 from kopt.ir import spec
 from kopt.ir.constant import Constant
 from kopt.ir.graph import Attr, Graph, Node, Value
@@ -31,14 +32,15 @@ def load(model: str | Path | bytes | onnx.ModelProto) -> Graph:
         InvalidModelError: not valid ONNX; the message names node, operator and tensor.
         UnsupportedModelError: operators that kopt does not know, all of them listed.
     """
-    proto, name, folder = read_model(model)
+    read = read_model(model)
+    proto, name = read.proto, read.name
     validate.check_model(proto, name)
     inlined = functions.inline(proto, name)
     if inlined is not proto:
         validate.check_model(inlined, name, inlined=True)
     opsets = {entry.domain if entry.domain != "ai.onnx" else "": entry.version for entry in inlined.opset_import}
-    reader = _Reader(name, folder, opsets, stamped=inlined is not proto)
-    graph = reader.graph(inlined.graph, {})
+    reader = _Reader(name, read.folder, opsets, stamped=inlined is not proto)
+    graph = reader.graph(inlined.graph, {}, apart=read.apart)
     if reader.unknown:
         raise UnsupportedModelError(reader.unknown, backend="kopt", reasons=["unknown operator"] * len(reader.unknown))
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
@@ -81,12 +83,26 @@ class _Reader:
         self._anonymous = 0
         self._rounds = 0
 
-    def graph(self, proto: onnx.GraphProto, outer: Mapping[str, Value], *, body_inputs: list[Type | None] | None = None) -> Graph:
-        """One graph. ``body_inputs`` types the inputs of a body from the node that holds it."""
+    def graph(
+        self,
+        proto: onnx.GraphProto,
+        outer: Mapping[str, Value],
+        *,
+        body_inputs: list[Type | None] | None = None,
+        apart: Mapping[int, Stored] = MappingProxyType({}),
+    ) -> Graph:
+        """One graph.
+
+        Args:
+            proto: the graph.
+            outer: values of the enclosing graphs.
+            body_inputs: types of the inputs of a body, from the node that holds it.
+            apart: initializers whose bytes are not in ``proto``, by position.
+        """
         declared = {info.name: self._declared(info) for info in (*proto.value_info, *proto.output) if info.type.WhichOneof("value")}
         scope = _Scope({}, declared, outer=outer)
-        for tensor in (*proto.initializer, *(dense for dense in map(self._dense, proto.sparse_initializer))):
-            self._add_constant(scope, tensor.name, constant_from_proto(tensor, self.folder, self.model))
+        for position, tensor in enumerate((*proto.initializer, *map(self._dense, proto.sparse_initializer))):
+            self._add_constant(scope, tensor.name, constant_from_proto(tensor, self.folder, self.model, apart.get(position)))
         inputs = []
         for position, info in enumerate(proto.input):
             if info.name in scope.values:  # IR < 4 lists initializers as inputs: their default is what counts

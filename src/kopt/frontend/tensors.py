@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -20,8 +22,27 @@ _TYPED_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "doubl
 _EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 
 
-def constant_from_proto(tensor: TensorProto, folder: Path | None, model: str) -> Constant:
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Raw data that has not been read yet.
+
+    Attributes:
+        length: in bytes.
+        read: gives them, aligned.
+    """
+
+    length: int
+    read: Callable[[], np.ndarray]
+
+
+def constant_from_proto(tensor: TensorProto, folder: Path | None, model: str, stored: Stored | None = None) -> Constant:
     """The tensor as a Constant of checked size.
+
+    Args:
+        tensor: the tensor.
+        folder: of the model, None where external data is not allowed.
+        model: its name for messages.
+        stored: its raw data where that is still in the model's file.
 
     Raises:
         InvalidModelError: element type, dimensions and bytes do not fit, or external data is out of bounds.
@@ -42,14 +63,15 @@ def constant_from_proto(tensor: TensorProto, folder: Path | None, model: str) ->
     if tensor.HasField("raw_data"):
         if any(len(getattr(tensor, field)) for field in _TYPED_FIELDS):
             raise InvalidModelError("both raw_data and typed data are set", where=where, next_step="export the model again")
-        raw = tensor.raw_data  # each access copies
-        if len(raw) != expected:
+        raw = tensor.raw_data if stored is None else b""  # each access copies
+        length = len(raw) if stored is None else stored.length
+        if length != expected:
             raise InvalidModelError(
-                f"{type_} takes {expected} bytes but {len(raw)} are there",
+                f"{type_} takes {expected} bytes but {length} are there",
                 where=where,
                 next_step="the file is damaged; export it again",
             )
-        return Constant(type_, _Aligned(raw, type_))
+        return Constant(type_, _Aligned(raw, type_) if stored is None else _Once(stored, type_))
     held = sum(len(getattr(tensor, field)) for field in _TYPED_FIELDS)
     if prod(shape) > 0 and held == 0:
         raise InvalidModelError(f"{type_} has no values", where=where, next_step="the weights were stripped; export the model with them")
@@ -71,6 +93,20 @@ class _Aligned:
         if not self._moved:  # threads that meet here move it twice, to no harm
             self._held = aligned_copy(self._held)
             self._moved = True
+        return self._held
+
+
+class _Once:
+    """Values that are read from the model's file when first asked for."""
+
+    def __init__(self, stored: Stored, type_: TensorType) -> None:
+        self._stored = stored
+        self._type = type_
+        self._held: np.ndarray | None = None
+
+    def __call__(self) -> np.ndarray:
+        if self._held is None:  # threads that meet here read it twice, to no harm
+            self._held = decode(self._stored.read(), self._type)
         return self._held
 
 

@@ -53,8 +53,13 @@ class Constant:
 
 def aligned_copy(array: np.ndarray) -> np.ndarray:
     """A contiguous copy at a 64-byte boundary, which compilers and runtimes read in place."""
-    buffer = np.empty(array.nbytes + 64, np.uint8)
-    start = -buffer.ctypes.data % 64
-    copy: np.ndarray = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy: np.ndarray = aligned_empty(array.nbytes).view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
+
+
+def aligned_empty(length: int) -> np.ndarray:
+    """Bytes at a 64-byte boundary, u8 (length,), with whatever was there."""
+    buffer = np.empty(length + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + length]
