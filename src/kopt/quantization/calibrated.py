@@ -12,14 +12,17 @@ from kopt.ir.graph import Graph
 from kopt.passes.base import PassContext, PassRecord
 from kopt.passes.pipeline import Pipeline
 from kopt.passes.quantize.masks import ClampMasks
-from kopt.passes.quantize.plan import plan
+from kopt.passes.quantize.numbers import weight_scales
+from kopt.passes.quantize.plan import Plan, plan
+from kopt.passes.quantize.rounding import compensated
 from kopt.passes.quantize.smooth import SmoothFeatures
 from kopt.passes.quantize.static import QuantizeStatic
 from kopt.quantization.auto import Search, is_faster, search, time_ratio
 from kopt.quantization.choose import Choices, choose, strengths
 from kopt.quantization.metrics import judge
-from kopt.quantization.observe import Observer, feature_peaks, spreads
+from kopt.quantization.observe import Observer, feature_peaks, moments, spreads
 from kopt.quantization.options import Options, Progress
+from kopt.quantization.relevance import Relevance, relevance
 from kopt.quantization.switched import Switched
 from kopt.references import bound_graph
 
@@ -35,13 +38,18 @@ def static(
     few = feeds.take(CHOICE_ROWS)
     original = graph
     graph, records = Pipeline((ClampMasks(),)).run(graph, context)
-    peaks = feature_peaks(graph, feeds, options.keep)
-    smooth = SmoothFeatures(peaks, strengths(graph, peaks, few, options.keep), keep=options.keep)
-    graph, more = Pipeline((smooth,)).run(graph, context)
+    relevant = relevance(graph, plan(graph, options.keep), feeds)
+    peaks = feature_peaks(graph, feeds, options.keep, relevant)
+    smooth = SmoothFeatures(peaks, strengths(graph, peaks, few, options.keep, relevant), keep=options.keep)
+    smoothed, more = Pipeline((smooth,)).run(graph, context)
+    if len(smoothed.nodes) > len(graph.nodes):  # there are products with factors, whose results have names of their own
+        relevant = relevance(smoothed, plan(smoothed, options.keep), feeds)
+    graph = smoothed
     found = plan(graph, options.keep)
-    held = spreads(graph, list(found.groups), feeds)
+    held = spreads(graph, list(found.groups), feeds, relevant=relevant)
     progress("choosing ranges")
-    chosen = choose(graph, found, held, few)
+    codes = _codes(graph, found, feeds, options, relevant)
+    chosen = choose(graph, found, held, few, relevant=relevant, codes=codes)
     notes["layers"] = {name: round(snr, 2) for name, snr in chosen.snr_db.items() if np.isfinite(snr)}
     notes["ranges"] = {name: method for name, method in chosen.methods.items() if method != "minmax"}
     notes["smoothed"] = dict(smooth.strengths)
@@ -49,12 +57,23 @@ def static(
     if options.precision == "auto" and found.layers:
         progress("choosing layers")
         keep = (*keep, *_layers(graph, feeds, few, options, chosen, notes))
-    result, last = Pipeline((QuantizeStatic(chosen.ranges, keep, chosen.shifts),)).run(graph, context)
-    if options.precision == "auto":
+    result, last = Pipeline((QuantizeStatic(chosen.ranges, keep, chosen.shifts, codes),)).run(graph, context)
+    if options.precision == "auto" and options.timed:
         progress("timing")
         if not _pays(original, result, few[0], notes):
             return original, records
     return result, (*records, *more, *last)
+
+
+def _codes(graph: Graph, found: Plan, feeds: Calibration, options: Options, relevant: Relevance) -> dict[str, np.ndarray]:
+    """Weights of products in i8 by layer name, rounded so that their results change least."""
+    sums = moments(graph, feeds, options.keep, relevant)
+    result = {}
+    for layer in found.layers.values():
+        if layer.name in sums:
+            w = graph.constants[layer.w].array()
+            result[layer.name] = compensated(w, layer.axis, weight_scales(w, layer.axis), sums[layer.name])
+    return result
 
 
 def _layers(graph: Graph, feeds: Calibration, few: list[Feed], options: Options, chosen: Choices, notes: dict[str, Any]) -> tuple[str, ...]:

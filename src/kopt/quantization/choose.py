@@ -16,6 +16,7 @@ from kopt.passes.quantize.numbers import Affine, affine, dequantize_weight, fake
 from kopt.passes.quantize.plan import Layer, Plan, plan
 from kopt.passes.quantize.smooth import smoothing
 from kopt.quantization.observe import MASKED, Observer, Spread, candidates
+from kopt.quantization.relevance import EVERYTHING, Relevance
 from kopt.specialize import Programs, Recipe
 
 _GAIN = 0.97
@@ -56,7 +57,15 @@ class Choices:
     snr_db: dict[str, float] = field(default_factory=dict)
 
 
-def choose(graph: Graph, found: Plan, spreads: Mapping[Value, Spread], feeds: Sequence[Feed]) -> Choices:
+def choose(
+    graph: Graph,
+    found: Plan,
+    spreads: Mapping[Value, Spread],
+    feeds: Sequence[Feed],
+    *,
+    relevant: Relevance = EVERYTHING,
+    codes: Mapping[str, np.ndarray] | None = None,
+) -> Choices:
     """A range per value, by the summed relative errors of the layers that read it; and biases corrected for the mean error.
 
     Args:
@@ -64,15 +73,17 @@ def choose(graph: Graph, found: Plan, spreads: Mapping[Value, Spread], feeds: Se
         found: its layers and the values to quantize.
         spreads: what is known of each value's numbers.
         feeds: few inputs, to run layers with.
+        relevant: rows that count.
+        codes: weights in i8 by layer name, where they are not rounded to the nearest.
     """
     result = Choices()
     readers: dict[Value, list[Layer]] = {}
     for layer in found.layers.values():
         readers.setdefault(found.root(layer.x), []).append(layer)
-    samples = _samples(graph, [layer.x for layer in found.layers.values()], feeds)
+    samples = _samples(graph, [layer.x for layer in found.layers.values()], feeds, relevant)
     for root, layers in readers.items():
         held = _merged(found, root, spreads)
-        trials = [_Trial(graph, layer, samples[layer.x]) for layer in layers if layer.x in samples]
+        trials = [_Trial(graph, layer, samples[layer.x], (codes or {}).get(layer.name)) for layer in layers if layer.x in samples]
         ranges = candidates(held) if trials else {"minmax": (held.low, held.high)}
         errors = {name: sum(trial.error(affine(*limits)) for trial in trials) for name, limits in ranges.items()}
         best = min(errors, key=errors.__getitem__)
@@ -91,11 +102,11 @@ def choose(graph: Graph, found: Plan, spreads: Mapping[Value, Spread], feeds: Se
 class _Trial:
     """One layer on some of its inputs, with its weights in 8 bits."""
 
-    def __init__(self, graph: Graph, layer: Layer, x: np.ndarray) -> None:
+    def __init__(self, graph: Graph, layer: Layer, x: np.ndarray, codes: np.ndarray | None) -> None:
         self.layer, self.x, self.runner = layer, x, LayerRunner(layer)
         w = graph.constants[layer.w].array()
         scale = weight_scales(w, layer.axis)
-        self.w = dequantize_weight(quantize_weight(w, scale, layer.axis), scale, layer.axis)
+        self.w = dequantize_weight(quantize_weight(w, scale, layer.axis) if codes is None else codes, scale, layer.axis)
         self.y = self.runner(x, w)
         self.size = float(np.square(self.y, dtype=np.float64).sum()) or 1.0
 
@@ -116,17 +127,21 @@ class _Trial:
         result.shifts[self.layer.name] = lost.mean(tuple(k for k in range(lost.ndim) if k != axis), dtype=np.float64).astype(np.float32)
 
 
-def _samples(graph: Graph, values: Sequence[Value], feeds: Sequence[Feed]) -> dict[Value, np.ndarray]:
-    """Some of the numbers of each value, whole rows; masks as zeros."""
+def _samples(graph: Graph, values: Sequence[Value], feeds: Sequence[Feed], relevant: Relevance) -> dict[Value, np.ndarray]:
+    """Some of the numbers of each value, with masks as zeros: whole samples, or of what products read the rows that count."""
+    convolved = {node.inputs[0] for node in graph.nodes if node.op == "Conv"}
     held: dict[Value, list[np.ndarray]] = {}
-    sizes: dict[Value, int] = {}
-    for arrays in Observer(graph, values).each(feeds):
-        for value, array in arrays.items():
-            rows = max(1, min(len(array), (MAX_ELEMENTS - sizes.get(value, 0)) * len(array) // max(array.size, 1)))
-            if sizes.get(value, 0) < MAX_ELEMENTS and array.size:
-                held.setdefault(value, []).append(np.where(array[:rows] > MASKED, array[:rows], np.float32(0)))
-                sizes[value] = sizes.get(value, 0) + held[value][-1].size
-    return {value: np.concatenate(parts) if len({part.shape[1:] for part in parts}) == 1 else parts[0] for value, parts in held.items()}
+    room = dict.fromkeys(values, MAX_ELEMENTS)
+    for index, arrays in enumerate(Observer(graph, values).each(feeds)):
+        for value, every in arrays.items():
+            array = every if value in convolved else relevant.kept(index, value, every).reshape(-1, every.shape[-1])
+            if room[value] <= 0 or not array.size:
+                continue
+            some = array[: max(1, room[value] * len(array) // array.size)]
+            held.setdefault(value, []).append(np.where(some > MASKED, some, np.float32(0)))
+            room[value] -= some.size
+    joined = {value: np.concatenate(parts) if len({part.shape[1:] for part in parts}) == 1 else parts[0] for value, parts in held.items()}
+    return {value: array.reshape(*[1] * ((value.tensor.rank or array.ndim) - array.ndim), *array.shape) for value, array in joined.items()}
 
 
 def _merged(found: Plan, root: Value, spreads: Mapping[Value, Spread]) -> Spread:
@@ -142,13 +157,15 @@ _SMOOTHER = 0.7
 """Smoothing inside the graph must bring the error below this part of it: a product with a vector is added."""
 
 
-def strengths(graph: Graph, peaks: Mapping[str, np.ndarray], feeds: Sequence[Feed], keep: Sequence[str] = ()) -> dict[str, float]:
+def strengths(
+    graph: Graph, peaks: Mapping[str, np.ndarray], feeds: Sequence[Feed], keep: Sequence[str] = (), relevant: Relevance = EVERYTHING
+) -> dict[str, float]:
     """By how much to smooth what products inside the graph read, by value name: only where that pays."""
     readers: dict[Value, list[Layer]] = {}
     for layer in plan(graph, keep).layers.values():
         if layer.node.op != "Conv" and layer.x not in graph.inputs:
             readers.setdefault(layer.x, []).append(layer)
-    samples = _samples(graph, list(readers), feeds)
+    samples = _samples(graph, list(readers), feeds, relevant)
     result: dict[str, float] = {}
     for value, layers in readers.items():
         peak = peaks.get(value.name)

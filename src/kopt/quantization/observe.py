@@ -12,6 +12,7 @@ from kopt.hardware import Target
 from kopt.ir.graph import Graph, Value
 from kopt.ir.surgery import remove_dead
 from kopt.passes.quantize.plan import plan
+from kopt.quantization.relevance import EVERYTHING, Relevance
 from kopt.specialize import Programs, Recipe
 
 BINS = 2048
@@ -27,11 +28,9 @@ class Observer:
     def __init__(self, graph: Graph, values: Sequence[Value] = ()) -> None:
         inside = [value for value in dict.fromkeys(values) if value not in graph.constants and value not in graph.inputs]
         self._values = tuple(dict.fromkeys(values))
-        self._inside = tuple(inside)
         self._inputs = tuple(value.name for value in graph.inputs)
         self._num_outputs = len(graph.outputs)
-        whole = remove_dead(graph.replace(outputs=(*graph.outputs, *inside)))
-        self._programs = Programs(whole, Recipe.of_preset("xla"), Target.parse("cpu"))
+        self._inside, self._programs = _programs(graph, tuple(inside))
 
     def __call__(self, feed: Feed) -> tuple[list[np.ndarray], dict[Value, np.ndarray]]:
         """The outputs, and the values asked for."""
@@ -44,6 +43,31 @@ class Observer:
         """The values for one feed after another."""
         for feed in feeds:
             yield self(feed)[1]
+
+
+_HELD: list[tuple[Graph, tuple[Value, ...], Programs]] = []
+"""Programs of the graphs that are being looked at: every step of a quantization asks one graph for the same values."""
+_MAX_HELD = 3
+
+
+def _programs(graph: Graph, inside: tuple[Value, ...]) -> tuple[tuple[Value, ...], Programs]:
+    """A program that gives these values, and maybe others: compiling it takes longer than running it."""
+    for held, values, programs in _HELD:
+        if held is graph and set(values) >= set(inside):
+            return values, programs
+    # What layers read is asked for sooner or later.
+    usual = [value for value in plan(graph).groups if value not in graph.constants and value not in graph.inputs] if inside else []
+    values = tuple(dict.fromkeys((*inside, *usual)))
+    whole = remove_dead(graph.replace(outputs=(*graph.outputs, *values)))
+    programs = Programs(whole, Recipe.of_preset("xla"), Target.parse("cpu"))
+    _HELD.append((graph, values, programs))
+    del _HELD[:-_MAX_HELD]
+    return values, programs
+
+
+def forget() -> None:
+    """Free the programs of graphs that were looked at."""
+    _HELD.clear()
 
 
 @dataclass
@@ -78,7 +102,9 @@ def unmasked(array: np.ndarray) -> np.ndarray:
     return array[array > MASKED] if array.size and array.min() <= MASKED else array
 
 
-def spreads(graph: Graph, values: Sequence[Value], feeds: Iterable[Feed], *, histograms: bool = True) -> dict[Value, Spread]:
+def spreads(
+    graph: Graph, values: Sequence[Value], feeds: Iterable[Feed], *, histograms: bool = True, relevant: Relevance = EVERYTHING
+) -> dict[Value, Spread]:
     """Limits of values and, by a second pass over the feeds, their histograms. One feed is in memory at a time.
 
     Args:
@@ -86,16 +112,17 @@ def spreads(graph: Graph, values: Sequence[Value], feeds: Iterable[Feed], *, his
         values: inside the graph, or inputs.
         feeds: may be iterated twice.
         histograms: whether to make the second pass.
+        relevant: rows that count.
     """
     observer = Observer(graph, values)
     found = {value: Spread() for value in values}
-    for arrays in observer.each(feeds):
+    for index, arrays in enumerate(observer.each(feeds)):
         for value, array in arrays.items():
-            found[value].widen(array)
+            found[value].widen(relevant.kept(index, value, array))
     if histograms:
-        for arrays in observer.each(feeds):
+        for index, arrays in enumerate(observer.each(feeds)):
             for value, array in arrays.items():
-                found[value].count(array)
+                found[value].count(relevant.kept(index, value, array))
     return found
 
 
@@ -162,24 +189,26 @@ def layer_ranges(graph: Graph, feeds: Iterable[Feed], keep: Iterable[str] = ()) 
     return {value.name: (spread.low, spread.high) for value, spread in found.items()}
 
 
-def moments(graph: Graph, feeds: Iterable[Feed], keep: Iterable[str] = ()) -> dict[str, np.ndarray]:
+def moments(graph: Graph, feeds: Iterable[Feed], keep: Iterable[str] = (), relevant: Relevance = EVERYTHING) -> dict[str, np.ndarray]:
     """Second moments x^T x of what each product reads, f64 (K, K), by the product's name."""
     layers = [layer for layer in plan(graph, keep).layers.values() if layer.node.op != "Conv"]
     observer = Observer(graph, [layer.x for layer in layers])
     sums: dict[Value, np.ndarray] = {}
-    for arrays in observer.each(feeds):
+    for index, arrays in enumerate(observer.each(feeds)):
         for value, array in arrays.items():
-            rows = array.reshape(-1, array.shape[-1]).astype(np.float32)
+            kept = relevant.kept(index, value, array)
+            rows = kept.reshape(-1, kept.shape[-1]).astype(np.float32)
             sums[value] = sums.get(value, 0.0) + (rows.T @ rows).astype(np.float64)
     return {layer.name: sums[layer.x] for layer in layers if layer.x in sums}
 
 
-def feature_peaks(graph: Graph, feeds: Iterable[Feed], keep: Iterable[str] = ()) -> dict[str, np.ndarray]:
+def feature_peaks(graph: Graph, feeds: Iterable[Feed], keep: Iterable[str] = (), relevant: Relevance = EVERYTHING) -> dict[str, np.ndarray]:
     """Largest magnitude per feature of what each product reads, f32 (K,), by value name."""
     values = [layer.x for layer in plan(graph, keep).layers.values() if layer.node.op != "Conv"]
     found: dict[str, np.ndarray] = {}
-    for arrays in Observer(graph, values).each(feeds):
-        for value, array in arrays.items():
+    for index, arrays in enumerate(Observer(graph, values).each(feeds)):
+        for value, every in arrays.items():
+            array = relevant.kept(index, value, every)
             peak = np.abs(np.where(array > MASKED, array, 0)).max(axis=tuple(range(array.ndim - 1)), initial=0)
             found[value.name] = np.maximum(found.get(value.name, np.float32(0)), peak)
     return found

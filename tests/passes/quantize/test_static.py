@@ -102,3 +102,22 @@ def test_weights_and_biases(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(q * scale[:, None], w, atol=scale.max() / 2 * 1.001)
     np.testing.assert_array_equal(quantize_bias(np.float32([1, -2]), np.float32([0.5, 0.25])), [2, -8])
     assert quantize_bias(np.float32([1e10]), np.float32([1e-3])) is None
+
+
+def test_what_a_product_loses_on_average_goes_into_the_sum_behind_it() -> None:
+    one = graph(
+        """m (float[N,2,3] x) => (float[N,2,2] y, float[N,2,2] z)
+            <float[3,2] w = {1, 2, 3, 4, 5, 6}, float[1,2] b = {1, 2}, float[2] v = {3, 4}> {
+            h = MatMul(x, w)
+            y = Add(b, h)
+            k = MatMul(x, w)
+            z = Mul(k, v)
+        }"""
+    )
+    names = {node.outputs[0].name: node.name for node in one.nodes if node.op == "MatMul"}
+    shifts = {names["h"]: np.float32([0.25, -0.5]), names["k"]: np.float32([1, 1])}
+    made = QuantizeStatic({"x": (-1.0, 1.0)}, shifts=shifts).run(one, PassContext())
+    plain = QuantizeStatic({"x": (-1.0, 1.0)}).run(one, PassContext())
+    x = np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 2, 3)
+    np.testing.assert_allclose(run(made, x) - run(plain, x), np.broadcast_to(np.float32([0.25, -0.5]), (2, 2, 2)), atol=1e-5)
+    assert [node.op for node in made.nodes].count("Add") == 1, "where there is no sum behind a product none is added"

@@ -27,20 +27,23 @@ class QuantizeStatic:
     Attributes:
         ranges: smallest and largest number by value name, as calibration found them.
         keep: names of nodes, or of operators, that stay f32.
-        shifts: what a layer loses on average per output channel, by node name; added to the biases of Conv and Gemm.
+        shifts: what a layer loses on average per output channel, by node name; added to biases, those in an Add behind a
+            MatMul included.
+        codes: weights in i8 by node name, at their usual scales; of layers that are not named they are rounded to the nearest.
     """
 
     name: ClassVar[str] = "quantize-static"
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     shifts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    codes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
         """The graph with quantized layers; the same graph when there are none."""
         found = plan(graph, (*self.keep, *self._unknown(graph, ctx)))
         if not found.layers:
             return graph
-        return _Writer(graph, found, group_ranges(found, self.ranges), self.shifts, ctx).write()
+        return _Writer(graph, found, group_ranges(found, self.ranges), self, ctx).write()
 
     def _unknown(self, graph: Graph, ctx: PassContext) -> list[str]:
         """Layers whose activation calibration did not see."""
@@ -67,10 +70,9 @@ def group_ranges(found: Plan, ranges: Mapping[str, tuple[float, float]]) -> dict
 class _Writer:
     """One forward walk that writes the quantized graph."""
 
-    def __init__(
-        self, graph: Graph, found: Plan, numbers: Mapping[Value, Affine], shifts: Mapping[str, np.ndarray], ctx: PassContext
-    ) -> None:
-        self.graph, self.found, self.numbers, self.shifts, self.ctx = graph, found, numbers, shifts, ctx
+    def __init__(self, graph: Graph, found: Plan, numbers: Mapping[Value, Affine], options: QuantizeStatic, ctx: PassContext) -> None:
+        self.graph, self.found, self.numbers, self.ctx = graph, found, numbers, ctx
+        self.shifts, self.codes = options.shifts, options.codes
         self.builder = Builder.for_graph(graph)
         self._held: dict[Value, tuple[Value, Value]] = {}
         self._dequantized: dict[Value, Value] = {}
@@ -85,7 +87,7 @@ class _Writer:
     def _visit(self, node: Node) -> None:
         layer = self.found.layers.get(node)
         if node not in self.found.readers:
-            self.builder.nodes.append(node)
+            self.builder.nodes.append(self._corrected(node))
             return
         inputs = list(node.inputs)
         for index, value in enumerate(inputs):
@@ -95,6 +97,22 @@ class _Writer:
             inputs[1:] = self._weights(layer, node)
             self.ctx.applied(f"{node.op} in 8 bits")
         self.builder.nodes.append(node.replace(inputs=tuple(inputs)))
+
+    def _corrected(self, node: Node) -> Node:
+        """The Add of a bias behind a MatMul with what the product loses on average added; any other node as it is."""
+        if node.op != "Add" or node.domain or len(node.inputs) != 2:
+            return node
+        for k, value in enumerate(node.inputs):
+            layer, bias = self.found.layers.get(self.graph.producer(value)), node.inputs[1 - k]  # type: ignore[arg-type]
+            shift = None if layer is None else self.shifts.get(layer.name)
+            if layer is None or shift is None or layer.node.op != "MatMul" or value is None or len(self.graph.uses(value)) != 1:
+                continue
+            held = self.graph.constant(bias)
+            if held is not None and bias is not None and held.shape[-1:] == shift.shape and held.size == shift.size:
+                inputs = list(node.inputs)
+                inputs[1 - k] = self.builder.constant((held + shift).astype(np.float32), bias.name)
+                return node.replace(inputs=tuple(inputs))
+        return node
 
     def _in_eight_bits(self, value: Value, node: Node) -> Value:
         """``value`` after QuantizeLinear and DequantizeLinear, one pair for all readers."""
@@ -115,7 +133,8 @@ class _Writer:
         array = self.graph.constants[layer.w].array()
         scale = weight_scales(array, layer.axis)
         held = self.builder.constant(scale, f"{layer.w.name}_scale")
-        narrow = self.builder.constant(quantize_weight(array, scale, layer.axis), f"{layer.w.name}_i8")
+        codes = self.codes.get(layer.name)
+        narrow = self.builder.constant(quantize_weight(array, scale, layer.axis) if codes is None else codes, f"{layer.w.name}_i8")
         attrs = {"axis": layer.axis}
         weight = self.builder.emit("DequantizeLinear", narrow, held, hint=f"{layer.w.name}_q", loc=node.loc, attrs=attrs)
         bias = self._bias(layer)
