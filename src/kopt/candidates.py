@@ -22,10 +22,13 @@ from kopt.space import Config, Constraint, Knob, SearchSpace
 from kopt.specialize import Recipe, specialize
 from kopt.trial import Candidate
 
-PROGRAMS = ("xla-kernels", "tvm", "xla-inverted", "xla", "xla-attention", "onnx")
-"""Presets that are candidates, the usual choice first; "onnx" keeps the model's own layout. "tvm" is the backend of that name."""
+PROGRAMS = ("xla-kernels", "tvm", "xla-inverted", "tvm-inverted", "xla", "xla-attention", "onnx")
+"""Presets that are candidates, the usual choice first; "onnx" keeps the model's own layout. The backend "tvm" has those in TVM_PRESETS."""
 
-WITH_KERNELS = ("xla-kernels", "tvm", "xla-inverted")
+TVM_PRESETS = {"tvm": "xla-kernels", "tvm-inverted": "xla-inverted"}
+"""Passes of the programs that the backend "tvm" compiles."""
+
+WITH_KERNELS = ("xla-kernels", "tvm", "xla-inverted", "tvm-inverted")
 """Programs that call kopt's kernels; all but the first in f32 only."""
 
 TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2, "int8": 5e-2}
@@ -83,6 +86,7 @@ def _programs(graph: Graph, target: Target, precisions: Sequence[str], kernels: 
         "xla-kernels": lambda: usable,
         "tvm": lambda: usable and "fp32" in precisions and _has_translations(graph),
         "xla-inverted": lambda: usable and "fp32" in precisions and _has_depthwise(graph),
+        "tvm-inverted": lambda: wanted["tvm"]() and _has_depthwise(graph),
         "xla": lambda: True,
         "xla-attention": lambda: "Softmax" in ops,
         "onnx": lambda: any(op.startswith("Conv") for op in ops),
@@ -101,7 +105,7 @@ def _limits(target: Target) -> tuple[Constraint, ...]:
             lambda program, precision: program not in WITH_KERNELS[1:] or precision == "fp32",
             "it computes in f32",
         ),
-        Constraint(("program", "xla"), lambda program, chosen: program != "tvm" or chosen == "default", "options are XLA's"),
+        Constraint(("program", "xla"), lambda program, chosen: program not in TVM_PRESETS or chosen == "default", "options are XLA's"),
         Constraint(
             ("program", "precision"),
             lambda program, precision: program != "xla-kernels" or kernels_multiply(str(precision), target),
@@ -161,8 +165,8 @@ def recipe_of(config: Config, target: Target, schedules: Mapping[str, Any] | Non
     if config.get("conv3x3", "auto") != "auto":
         options["conv3x3"] = str(config["conv3x3"])
     found = {"schedules": dict(schedules or {})} if config.get("schedules", "default") != "default" else {}
-    if name == "tvm":
-        return Recipe.of_preset("xla-kernels", backend="tvm", options=found)
+    if name in TVM_PRESETS:
+        return Recipe.of_preset(TVM_PRESETS[name], backend="tvm", options=found)
     kernels = name == "xla-inverted" or (name == "xla-kernels" and kernels_multiply(precision, target))
     if kernels:
         options |= {"kernels": True, **found}

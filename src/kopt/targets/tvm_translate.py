@@ -19,7 +19,7 @@ from kopt.targets.tvm_plan import Plan, Refused, Step, dtype_of, itemsize
 from kopt.targets.tvm_tree import Leaf, Storage, Tensor, is_cheap
 from kopt.targets.tvm_view import View
 
-_MODULES = ("attention", "conv", "elementwise", "gathering", "movement", "product", "reduction", "upscaling")
+_MODULES = ("attention", "conv", "elementwise", "gathering", "inverted", "movement", "product", "reduction", "upscaling")
 
 
 @dataclass(frozen=True)

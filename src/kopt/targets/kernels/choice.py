@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from kopt.targets.kernels.attention import Attention, attention_tiling
 from kopt.targets.kernels.conv import Conv, Depthwise, Image
 from kopt.targets.kernels.conv_tiling import conv_tiling, depthwise_tiling, winograd_tiling
+from kopt.targets.kernels.inverted import InvertedResidual
+from kopt.targets.kernels.inverted_tiling import inverted_tiling
 from kopt.targets.kernels.kernel import Epilogue
 from kopt.targets.kernels.winograd import Winograd
 
@@ -19,6 +22,7 @@ MAX_TURNED_BYTES = 512 * 1024
 
 # Models repeat layers, and an estimate looks at hundreds of tilings.
 _direct, _depthwise, _winograd = lru_cache(conv_tiling), lru_cache(depthwise_tiling), lru_cache(winograd_tiling)
+_inverted = lru_cache(inverted_tiling)
 
 
 def conv_kernel(image: Image, outputs: int, epilogue: Epilogue, lanes: int, cores: int) -> Conv | Winograd | None:
@@ -34,6 +38,28 @@ def depthwise_kernel(image: Image, epilogue: Epilogue, lanes: int, cores: int) -
     """A convolution of every channel by itself; None where the kernel does not take these sizes."""
     tiling = _depthwise(image, lanes, cores) if image.channels >= lanes else None
     return None if tiling is None else Depthwise(image, tiling, epilogue)
+
+
+def inverted_kernel(
+    image: Image, inputs: int, outputs: int, expands: bool, inner: Epilogue, outer: Epilogue, lanes: int, cores: int
+) -> InvertedResidual | None:
+    """An inverted residual block; None where it cannot run as one kernel, or its layers one by one are faster.
+
+    Args:
+        image: sizes of the depthwise convolution.
+        inputs: channels of the block's input.
+        outputs: channels of its result.
+        expands: whether there is a first product.
+        inner: activation after the first two layers.
+        outer: activation after the last one, and whether the input is added before.
+        lanes: elements of a vector register.
+        cores: threads that share the tasks.
+    """
+    tiling = _inverted(image, inputs, outputs, expands, lanes, cores)
+    if tiling is None:
+        return None
+    inner, outer = replace(inner, bias=True, residual=False), replace(outer, bias=True)
+    return InvertedResidual(image, inputs, outputs, expands, tiling, inner, outer)
 
 
 def attention_kernel(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from kopt.targets.kernels.calls import KernelCalls
+from kopt.targets.kernels.choice import inverted_kernel
 from kopt.targets.kernels.conv import Image
 from kopt.targets.kernels.conv_call import slide
 from kopt.targets.kernels.inverted import InvertedResidual
-from kopt.targets.kernels.inverted_tiling import inverted_tiling
 from kopt.targets.kernels.kernel import Epilogue, lanes
 from kopt.targets.kernels.packing import pack, unpack
 from kopt.targets.kernels.product_call import finished
@@ -29,12 +28,12 @@ def invert(calls: KernelCalls, x: Any, layers: tuple[Any, ...], image: Image, in
         outer: activation after the last one, and whether x is added before.
     """
     first, first_bias, filters, slide_bias, last, last_bias = layers
-    width, outputs = lanes(calls.target), last.shape[1]
-    tiling = inverted_tiling(image, x.shape[-1], outputs, first is not None, width, calls.target.num_cores)
-    if tiling is None:
+    outputs, sizes = last.shape[1], (lanes(calls.target), calls.target.num_cores)
+    usual = inverted_kernel(image, x.shape[-1], outputs, first is not None, inner, outer, *sizes)
+    if usual is None:
         return None
-    inner, outer = replace(inner, bias=True, residual=False), replace(outer, bias=True)
-    kernel = InvertedResidual(image, x.shape[-1], outputs, first is not None, tiling, inner, outer)
+    kernel = calls.scheduled(usual)
+    tiling = kernel.tiling
 
     def bias(given: Any | None, channels: int) -> Any:
         return np.zeros(channels, np.float32) if given is None else given
