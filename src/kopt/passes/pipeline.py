@@ -124,7 +124,7 @@ def preset_xla() -> tuple[Pass, ...]:
 def preset_xla_attention() -> tuple[Pass, ...]:
     """The "xla" preset with attention subgraphs as one Attention node."""
     passes = preset_xla()
-    return (*passes[:-5], *_passes("fuse-attention"), *passes[-5:])
+    return (*passes[:-5], *_passes("fuse-attention{shared_masks=true}"), *passes[-5:])
 
 
 def preset_xla_kernels() -> tuple[Pass, ...]:

@@ -15,12 +15,14 @@ from kopt.passes.pipeline import Pipeline, preset
 from kopt.passes.quantize.dynamic import QuantizeDynamic
 from kopt.passes.quantize.half import NarrowWeights
 from kopt.passes.quantize.masks import ClampMasks
+from kopt.passes.quantize.plan import plan
 from kopt.passes.quantize.smooth import SmoothFeatures
 from kopt.passes.quantize.weights import QuantizeWeights
 from kopt.quantization.calibrated import static
 from kopt.quantization.compared import compared
-from kopt.quantization.observe import feature_peaks, layer_ranges, moments
+from kopt.quantization.observe import feature_peaks, forget, layer_ranges, moments
 from kopt.quantization.options import LEAST_SAMPLES, NEEDS_INPUTS, Options, Progress
+from kopt.quantization.relevance import relevance
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def quantize(
     keep: Sequence[str] = (),
     max_drop: float = 0.01,
     metric: str | Callable[..., Any] | None = None,
+    timed: bool = True,
     progress: Progress | None = None,
 ) -> Quantized:
     """Quantize a model for any runtime of ONNX.
@@ -71,6 +74,7 @@ def quantize(
         max_drop: with "auto", how much the metric may lose.
         metric: with "auto", FILE.py:FUNCTION or a function of outputs (and labels, where there are any) to a number, larger is
             better; by default accuracy with labels, else flipped classes or the distance of cosine from 1.
+        timed: with "auto", whether this machine's times count; without, the budget alone decides what is narrow.
         progress: called with what is being done.
 
     Raises:
@@ -79,7 +83,7 @@ def quantize(
     """
     from kopt.frontend.load import load
 
-    options, say = Options(precision, tuple(keep), max_drop=max_drop, metric=metric), progress or (lambda _: None)
+    options, say = Options(precision, tuple(keep), max_drop=max_drop, metric=metric, timed=timed), progress or (lambda _: None)
     say("reading the model")
     result = quantize_graph(load(model), calib, options, say)
     if output is not None:
@@ -90,6 +94,13 @@ def quantize(
 
 def quantize_graph(graph: Graph, calib: Source | None, options: Options, progress: Progress) -> Quantized:
     """Quantize a graph as loaded; see ``quantize``."""
+    try:
+        return _quantized(graph, calib, options, progress)
+    finally:
+        forget()
+
+
+def _quantized(graph: Graph, calib: Source | None, options: Options, progress: Progress) -> Quantized:
     from kopt.targets.reference import evaluate_node
 
     if calib is None and options.precision in NEEDS_INPUTS:
@@ -123,7 +134,7 @@ def _passes(graph: Graph, feeds: Calibration | None, options: Options) -> tuple[
     bits = 4 if options.precision == "int4-weights" else 8
     if feeds is not None:  # columns of raw units differ in the weights as well
         graph = smooth.run(graph, PassContext())
-    found = {} if feeds is None or bits == 8 else moments(graph, feeds, options.keep)
+    found = {} if feeds is None else moments(graph, feeds, options.keep, relevance(graph, plan(graph, options.keep), feeds))
     return (smooth, QuantizeWeights(bits, options.group, options.keep, moments=found))
 
 

@@ -27,6 +27,7 @@ class Options:
         group: inputs that share a scale, with 4 bits.
         max_drop: with "auto", how much the metric may lose.
         metric: with "auto", what counts; None for accuracy where there are labels, else for flips or cosine.
+        timed: with "auto", whether this machine's times count; without, the budget alone decides.
     """
 
     precision: str = "int8"
@@ -34,6 +35,7 @@ class Options:
     group: int = 32
     max_drop: float = 0.01
     metric: str | Callable[..., Any] | None = None
+    timed: bool = True
 
     def __post_init__(self) -> None:
         """Check the options.

@@ -129,8 +129,8 @@ def _body(graph: Graph, probes: Mapping[Value, Value], readers: set[str], held: 
         added[value] = builder.emit("Add", given[value], moved[probes[value]], hint=f"{value.name}_probed")
     for node in graph.nodes:
         builder.nodes.append(substitute(node, (given | added) if node.name in readers else given))
-        for value in node.outputs:
-            if value in probes and value is not None:
+        for value in filter(None, node.outputs):
+            if value in probes:
                 added[value] = builder.emit("Add", value, moved[probes[value]], hint=f"{value.name}_probed")
     total = _weighed(graph, builder, given)
     read = dict.fromkeys(value for node in builder.nodes for value in node.inputs if value is not None and value in graph.constants)

@@ -33,3 +33,9 @@ def test_recognised(kind, mask):
 @pytest.mark.parametrize("options", [{"axis": 2}, {"kv_heads": 1}, {"scale": -1.0}, {"mask": (1, 7)}, {"mask": (7,)}])
 def test_others_stay(options):
     assert_unchanged(FuseAttention(), spelled(**options))
+
+
+@pytest.mark.parametrize("mask", [(1, 7), (2, 1, 1, 7), (2, 2, 1, 7)])
+def test_one_mask_for_all_queries(mask):
+    assert_unchanged(FuseAttention(), spelled(mask=mask))
+    assert_rewrites(FuseAttention(shared_masks=True), spelled(mask=mask), ops=["Transpose", "Attention"])

@@ -39,19 +39,21 @@ def _scale(m: Match, kind: str) -> float | Skip:
     return float(scale.item()) if kind == "mul" else 1.0 / float(scale.item())
 
 
-def _mask_declined(m: Match) -> Skip | None:
-    """Why the mask is none that Attention takes: of the scores' element type, broadcast to them."""
+def _mask_declined(m: Match, shared: bool) -> Skip | None:
+    """Why the mask is none that Attention takes: of the scores' element type, broadcast to them; ``shared`` by all queries or not."""
     mask, scores = m["mask"].tensor, m.node("product").output.tensor
     if mask.shape is None or scores.shape is None or not 1 < len(mask.shape) <= _RANK:
         return Skip("the mask has no known shape of 2 to 4 axes")
-    if mask.dtype != scores.dtype or mask.shape[-2:] != scores.shape[-2:]:
+    if mask.dtype != scores.dtype or mask.shape[-1] != scores.shape[-1]:
+        return Skip("the mask is not one number per key")
+    if mask.shape[-2] != scores.shape[-2] and not shared:
         return Skip("the mask is not one number per pair of positions")
     if any(have not in (1, want) for have, want in zip(mask.shape[::-1], scores.shape[::-1], strict=False)):
         return Skip("the mask makes the scores larger")
     return None
 
 
-def _attention_rule(kind: str, masked: bool) -> Rule:
+def _attention_rule(kind: str, masked: bool, shared: bool) -> Rule:
     scores = op("Add", _SCORES[kind], Var("mask"), commutative=True) if masked else _SCORES[kind]
 
     def fuse_attention(m: Match, b: Builder) -> Value | Skip:
@@ -59,7 +61,7 @@ def _attention_rule(kind: str, masked: bool) -> Rule:
         rank = m.node("softmax").output.tensor.rank
         if m.node("softmax").attrs.get("axis", -1) not in (-1, None if rank is None else rank - 1):
             return Skip("softmax is not over the keys")
-        scale, declined = _scale(m, kind), _mask_declined(m) if masked else None
+        scale, declined = _scale(m, kind), _mask_declined(m, shared) if masked else None
         if declined:
             return declined
         if isinstance(scale, Skip):
@@ -80,7 +82,7 @@ def _attention_rule(kind: str, masked: bool) -> Rule:
     return Rule("fuse_attention", pattern, fuse_attention)
 
 
-_RULES = tuple(_attention_rule(kind, masked) for masked in (True, False) for kind in _SCORES)
+_RULES = {shared: tuple(_attention_rule(kind, masked, shared) for masked in (True, False) for kind in _SCORES) for shared in (True, False)}
 
 
 @register
@@ -91,12 +93,14 @@ class FuseAttention:
     Rows that a mask of -inf hides whole are NaN in the graph and may be zero in the fused operator.
 
     Attributes:
+        shared_masks: also with masks of one row for all queries, which the operator allows; ONNX Runtime 1.32 fails on them.
         max_rounds: bound on sweeps.
     """
 
     name: ClassVar[str] = "fuse-attention"
+    shared_masks: bool = False
     max_rounds: int = 2
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
         """The graph with Attention nodes."""
-        return rewrite(graph, _RULES, ctx, max_rounds=self.max_rounds)
+        return rewrite(graph, _RULES[self.shared_masks], ctx, max_rounds=self.max_rounds)

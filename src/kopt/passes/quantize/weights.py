@@ -15,7 +15,7 @@ from kopt.ir.surgery import remove_dead, substitute
 from kopt.passes.base import PassContext, register
 from kopt.passes.quantize.numbers import quantize_weight, weight_scales
 from kopt.passes.quantize.plan import Layer, is_f32, is_kept, layer_of
-from kopt.passes.quantize.rounding import grouped, spread_scales
+from kopt.passes.quantize.rounding import compensated, grouped, spread_scales
 
 
 @register
@@ -75,8 +75,9 @@ class QuantizeWeights:
     def _narrow(self, builder: Builder, node: Node, value: Value, array: np.ndarray, axis: int, bits: int) -> Value:
         """The weights behind a DequantizeLinear."""
         if bits == 8:
-            scale = weight_scales(array, axis)
-            held = builder.constant(quantize_weight(array, scale, axis), f"{value.name}_i8")
+            scale, seen = weight_scales(array, axis), self.moments.get(node.name) if node.op in ("MatMul", "Gemm") else None
+            codes = quantize_weight(array, scale, axis) if seen is None else compensated(array, axis, scale, seen)
+            held = builder.constant(codes, f"{value.name}_i8")
             inputs, attrs = (held, builder.constant(scale, f"{value.name}_scale")), {"axis": axis}
         else:
             group = min(self.group, array.shape[1 - axis])
