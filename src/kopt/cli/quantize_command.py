@@ -19,6 +19,7 @@ def run(
     keep: str | None = typer.Option(None, help="Nodes or operators that stay as they are, separated by commas."),
     max_drop: float = typer.Option(0.01, help="With auto: how much the metric may lose."),
     metric: str | None = typer.Option(None, help="With auto: FILE.py:FUNCTION of outputs (and labels) to a number, larger is better."),
+    timed: bool = typer.Option(True, help="With auto: keep the model in fp32 where 8 bits are not faster on this machine."),
     json: bool = typer.Option(False, "--json", help="What was done and what it cost, as JSON."),
 ) -> None:
     """Write a quantized ONNX file that any runtime can use, and say what it costs in accuracy."""
@@ -34,6 +35,7 @@ def run(
             keep=tuple(keep.split(",")) if keep else (),
             max_drop=max_drop,
             metric=metric,
+            timed=timed,
             progress=say,
         )
     if json:
