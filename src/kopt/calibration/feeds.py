@@ -90,13 +90,6 @@ def rows_of_feed(feed: Mapping[str, np.ndarray]) -> int:
     return max((array.shape[0] for array in feed.values() if array.ndim), default=1)
 
 
-def even_batch(rows: int) -> int:
-    """Rows per call near ``BATCH``, without a smaller last call where that is possible: each size is compiled once."""
-    if rows <= BATCH:
-        return max(rows, 1)
-    return min((size for size in range(BATCH // 2, 2 * BATCH + 1) if rows % size == 0), key=lambda size: abs(size - BATCH), default=BATCH)
-
-
 def _checked(inputs: tuple[Value, ...], raw: Mapping[str, np.ndarray], where: str) -> Feed:
     """The inputs among the arrays, in the model's element types and finite."""
     names = [value.name for value in inputs]
@@ -146,7 +139,7 @@ def _split(inputs: tuple[Value, ...], feed: Feed, where: str) -> Iterator[Feed]:
                     f"'{name}' has {array.shape[0]} rows, '{cut[0]}' has {rows}", where=where, next_step="give as many rows for each input"
                 )
             cut.append(name)
-            rows, batch = array.shape[0], even_batch(array.shape[0]) if isinstance(first, str) else first
+            rows, batch = array.shape[0], BATCH if isinstance(first, str) else first
     if not cut:
         yield feed
         return
